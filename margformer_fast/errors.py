@@ -1,0 +1,75 @@
+"""Every exception the package raises on purpose.
+
+================================  ==========================================================
+raise                             when
+================================  ==========================================================
+:class:`DataError`                a file or array holds something that cannot be used
+:class:`FitsFormatError`          ... and it is the FITS structure itself that is broken
+:class:`ConfigError`              an option or argument is out of range, unknown or contradictory
+:class:`BackendUnavailable`       a named backend cannot run here, or cannot run this problem
+:class:`OutputError`              a result cannot be written, or would overwrite another
+================================  ==========================================================
+
+A message says what is wrong, where, what was expected and how to mend it, in that order. Command lines
+print it as one line and exit with :attr:`MargformerError.exit_code`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MargformerError(Exception):
+    """Base of every error raised on purpose.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong, without a final full stop.
+    where : str or Path, optional
+        File, HDU, row or option concerned; put in front of the message.
+    expected : str, optional
+        What would have been right.
+    mend : str, optional
+        What the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | Path | None = None,
+        expected: str | None = None,
+        mend: str | None = None,
+    ) -> None:
+        self.what, self.where, self.expected, self.mend = what, where, expected, mend
+        message = f"{where}: {what}" if where is not None else what
+        if expected is not None:
+            message += f"; expected {expected}"
+        if mend is not None:
+            message += f". {mend}"
+        super().__init__(message)
+
+
+class DataError(MargformerError, ValueError):
+    """A file or array holds something that cannot be used."""
+
+
+class FitsFormatError(DataError):
+    """The FITS structure of a file is broken or of a kind that is not read."""
+
+
+class ConfigError(MargformerError, ValueError):
+    """An option is out of range, unknown, or contradicts another."""
+
+    exit_code = 2
+
+
+class BackendUnavailable(MargformerError, RuntimeError):
+    """A named backend cannot run, with every reason."""
+
+
+class OutputError(MargformerError, OSError):
+    """A result cannot be written, or would overwrite another."""

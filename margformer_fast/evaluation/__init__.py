@@ -1,0 +1,1 @@
+"""Metrics, baselines, figures and the report."""

@@ -1,0 +1,1 @@
+"""Modules: parameters, and calls to operators only."""

@@ -1,0 +1,1 @@
+"""Operators: one file each, from schema to public function."""
