@@ -1,0 +1,254 @@
+"""Which implementation of an operator runs, and why the others do not.
+
+An operator has several implementations of one meaning. Each says why it cannot run a given problem; an empty
+answer means that it can. Who runs is asked for, in this order of precedence, by
+
+1. the ``backend=`` argument of a call,
+2. :func:`use_backend`, for a block of code,
+3. the environment variable ``MARGFORMER_BACKEND``,
+
+and is ``auto`` otherwise: the first implementation that can. A request is ``"auto"``, a backend for every operator
+that has it (``"reference"``), or a list by operator (``"decode=cpp,nt_xent=reference"``). What is asked for by name
+runs or raises :class:`~margformer_fast.errors.BackendUnavailable` with every reason; it is never replaced.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from .errors import BackendUnavailable, ConfigError
+
+AUTO = "auto"
+ENVIRONMENT_VARIABLE = "MARGFORMER_BACKEND"
+
+_log = logging.getLogger(__name__)
+_registry: dict[str, Operator] = {}
+_block_request: ContextVar[str] = ContextVar("margformer_backend", default="")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an implementation needs to know to say whether it can run.
+
+    Parameters
+    ----------
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    dtype : str
+        Of the first input, such as ``"float32"``; for raw pixels with its byte order, such as ``">f4"``.
+    shapes : tuple of tuple of int
+        Of the inputs, in the order of the call.
+    contiguous : bool
+        Whether every input is C-contiguous.
+    needs_grad : bool
+        Whether a gradient will be asked for.
+    """
+
+    device: str
+    dtype: str = "float32"
+    shapes: tuple[tuple[int, ...], ...] = ()
+    contiguous: bool = True
+    needs_grad: bool = False
+
+    @classmethod
+    def of(cls, *tensors: Any) -> Problem:
+        """Describe a call with these torch tensors (torch itself is not imported here)."""
+        return cls(
+            device=tensors[0].device.type,
+            dtype=str(tensors[0].dtype).removeprefix("torch."),
+            shapes=tuple(tuple(tensor.shape) for tensor in tensors),
+            contiguous=all(tensor.is_contiguous() for tensor in tensors),
+            needs_grad=any(tensor.requires_grad for tensor in tensors),
+        )
+
+
+def _always(problem: Problem) -> tuple[str, ...]:
+    """Give no reason against running: what a reference implementation says."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to run an operator.
+
+    Parameters
+    ----------
+    name : str
+        The backend: ``triton``, ``cuda``, ``cpp`` or ``reference``.
+    run : callable
+        Takes the operator's arguments. If it throws, that is an error and never a reason to try another.
+    why_not : callable
+        Takes a :class:`Problem` and returns the reasons why it cannot run, none if it can.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    why_not: Callable[[Problem], tuple[str, ...]] = _always
+
+
+class Operator:
+    """An operator and its implementations, in the order in which ``auto`` tries them.
+
+    Constructing it registers it under its name.
+
+    Parameters
+    ----------
+    name : str
+        Its stem, the same in every layer.
+    implementations : tuple of Implementation
+        Fastest first; the reference, which can always run, last.
+    """
+
+    def __init__(self, name: str, implementations: tuple[Implementation, ...]) -> None:
+        self.name = name
+        self.implementations = implementations
+        self._announced: set[str] = set()
+        # Asking is cheap but not free, and a training step asks for the same shapes again and again.
+        self._choose = lru_cache(maxsize=256)(self._choose_uncached)
+        _registry[name] = self
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """Names of the implementations."""
+        return tuple(implementation.name for implementation in self.implementations)
+
+    def why_not(self, problem: Problem) -> dict[str, tuple[str, ...]]:
+        """Return each backend's reasons not to run `problem`; none means that it can."""
+        return {each.name: tuple(each.why_not(problem)) for each in self.implementations}
+
+    def resolve(self, problem: Problem, backend: str = AUTO) -> Implementation:
+        """Return the implementation that runs `problem`.
+
+        Parameters
+        ----------
+        problem : Problem
+            The call.
+        backend : str
+            The call's ``backend=`` argument. ``"auto"`` leaves the choice to :func:`use_backend` and the
+            environment, and then to us; any other name is a must.
+
+        Raises
+        ------
+        BackendUnavailable
+            If a named backend cannot run, with every candidate's reasons.
+        ConfigError
+            If the request in force cannot be understood.
+        """
+        wanted = backend if backend != AUTO else requested().get(self.name, AUTO)
+        return self._choose(problem, wanted)
+
+    def _choose_uncached(self, problem: Problem, wanted: str) -> Implementation:
+        if wanted not in (AUTO, *self.backends):
+            raise ConfigError(
+                f"there is no backend {wanted!r}",
+                where=self.name,
+                expected=f"auto or one of {', '.join(self.backends)}",
+            )
+        reasons = self.why_not(problem)
+        for implementation in self.implementations:
+            if wanted in (AUTO, implementation.name) and not reasons[implementation.name]:
+                if wanted == AUTO:
+                    self._announce(implementation.name, reasons)
+                return implementation
+        told = " | ".join(f"{name}: {'; '.join(why) or 'can run'}" for name, why in reasons.items())
+        raise BackendUnavailable(
+            f"{'no backend can' if wanted == AUTO else f'backend {wanted!r} cannot'} run {problem} ({told})",
+            where=self.name,
+            mend="`python -m margformer_fast.info` tells what is usable here.",
+        )
+
+    def _announce(self, winner: str, reasons: Mapping[str, tuple[str, ...]]) -> None:
+        """Say once who was picked, and why those before it were not."""
+        if winner in self._announced:
+            return
+        self._announced.add(winner)
+        lost = [f"not {name}: {'; '.join(why)}" for name, why in reasons.items() if why]
+        _log.info("%s runs on %s%s", self.name, winner, f" ({' | '.join(lost)})" if lost else "")
+
+
+def operators() -> dict[str, Operator]:
+    """Return every operator of the package by name.
+
+    Operators register when their module is imported, so this imports all of them: the one place that looks
+    up the tree, by name and on demand, because a request for an operator that does not exist must be refused.
+    """
+    package = importlib.import_module(f"{__package__}.ops")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return dict(sorted(_registry.items()))
+
+
+@lru_cache(maxsize=32)
+def _parse(request: str) -> Mapping[str, str]:
+    """Turn a request into the backend wanted by operator name.
+
+    Raises
+    ------
+    ConfigError
+        If it names an operator or backend that does not exist.
+    """
+    if request in ("", AUTO):
+        return {}
+    known = operators()
+    wanted: dict[str, str] = {}
+    for item in request.split(","):
+        name, separator, backend = (part.strip() for part in item.partition("="))
+        if not separator:
+            having = [each for each, operator in known.items() if name in operator.backends]
+            if not having:
+                names = sorted({backend for operator in known.values() for backend in operator.backends})
+                raise ConfigError(f"no operator has a backend {name!r}", expected=f"auto or one of {', '.join(names)}")
+            wanted.update(dict.fromkeys(having, name))
+        elif name not in known:
+            raise ConfigError(f"there is no operator {name!r}", expected=f"one of {', '.join(known)}")
+        elif backend != AUTO and backend not in known[name].backends:
+            raise ConfigError(
+                f"operator {name!r} has no backend {backend!r}",
+                expected=f"auto or one of {', '.join(known[name].backends)}",
+            )
+        else:
+            wanted[name] = backend
+    return wanted
+
+
+def requested() -> Mapping[str, str]:
+    """Return the backend asked for by operator name; operators left to ``auto`` may be missing."""
+    block = _block_request.get()
+    if block:
+        return _parse(block)
+    request = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    try:
+        return _parse(request)
+    except ConfigError as error:
+        raise ConfigError(error.what, where=f"{ENVIRONMENT_VARIABLE}={request}", expected=error.expected) from error
+
+
+@contextmanager
+def use_backend(request: str) -> Iterator[None]:
+    """Ask for backends within a ``with`` block, over what the environment asks for.
+
+    Parameters
+    ----------
+    request : str
+        ``"auto"``, a backend such as ``"reference"``, or a list such as ``"decode=cpp,nt_xent=reference"``.
+
+    Raises
+    ------
+    ConfigError
+        If it names an operator or backend that does not exist.
+    """
+    _parse(request)
+    token = _block_request.set(request)
+    try:
+        yield
+    finally:
+        _block_request.reset(token)
