@@ -1,0 +1,165 @@
+"""Settings of models, augmentation and training: frozen, validated, JSON-able."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from .errors import ConfigError
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} is {value!r}", expected=expected)
+
+
+class _Settings:
+    """Conversion to and from plain dictionaries, for the dataclasses below."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a JSON-able dictionary."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Make settings from a dictionary.
+
+        Raises
+        ------
+        ConfigError
+            If a key is not a setting of this class, or a value is out of range.
+        """
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"{cls.__name__} has no setting {key!r}", expected=", ".join(sorted(known)))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Settings):
+    """Form and size of an encoder.
+
+    Parameters
+    ----------
+    form : {"margformer", "lvit"}
+        MargFormer (one photometric query a layer) or the published LViT (self-attention).
+    slots : int
+        Linformer slots K that keys and values are compressed to: 64 and 128 are published for MargFormer,
+        32 for LViT.
+    depth, dim, num_heads : int
+        Layers, token width, attention heads.
+    hidden : int
+        Width of the feed-forward part.
+    size, patch_size, num_bands, num_features : int
+        Stamp side and patch side in pixels, bands, photometric features.
+    dropout : float
+        Of attention weights and hidden units.
+    photometry_dropout : float
+        In the network that embeds the photometry.
+    """
+
+    form: str = "margformer"
+    slots: int = 64
+    depth: int = 12
+    dim: int = 64
+    num_heads: int = 8
+    hidden: int = 256
+    size: int = 32
+    patch_size: int = 4
+    num_bands: int = 5
+    num_features: int = 24
+    dropout: float = 0.1
+    photometry_dropout: float = 0.25
+
+    def __post_init__(self) -> None:
+        _require(self.form in ("margformer", "lvit"), "form", self.form, "'margformer' or 'lvit'")
+        for name in ("slots", "depth", "dim", "num_heads", "hidden", "patch_size", "num_bands", "num_features"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.dim % self.num_heads == 0, "num_heads", self.num_heads, f"a divisor of dim = {self.dim}")
+        _require(
+            self.size % self.patch_size == 0, "patch_size", self.patch_size, f"a divisor of size = {self.size}"
+        )
+        for name in ("dropout", "photometry_dropout"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+
+    @property
+    def num_patches(self) -> int:
+        """Number of patches of a stamp."""
+        return (self.size // self.patch_size) ** 2
+
+    @property
+    def patch_values(self) -> int:
+        """Number of values in a patch."""
+        return self.patch_size**2 * self.num_bands
+
+
+LVIT = ModelConfig(form="lvit", slots=32, depth=8, dim=256, hidden=1024, dropout=0.0, photometry_dropout=0.0)
+"""The encoder of the published three-class SimCLR notebook."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig(_Settings):
+    """Random views of a stamp, as published: rotate, shift by whole pixels, mirror.
+
+    Parameters
+    ----------
+    max_angle_deg : float
+        Rotation is uniform in +- this.
+    max_shift : float
+        Shifts are uniform in +- this fraction of the side.
+    flips : bool
+        Whether to mirror, in either direction with even odds.
+    standardise : bool
+        Bring each band of each view to zero mean and unit spread (the published three-class recipe).
+    """
+
+    max_angle_deg: float = 180.0
+    max_shift: float = 0.1
+    flips: bool = True
+    standardise: bool = False
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.max_angle_deg <= 180, "max_angle_deg", self.max_angle_deg, "in [0, 180]")
+        _require(0 <= self.max_shift < 1, "max_shift", self.max_shift, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class FitConfig(_Settings):
+    """One stage of training: how long, how fast, when to stop.
+
+    Parameters
+    ----------
+    max_epochs : int
+        Passes over the training set at most.
+    patience : int
+        Stop after this many epochs without a better validation loss.
+    batch_size : int
+        Objects a step.
+    learning_rate : float
+        Of Adam; the peak when `schedule` is "cosine".
+    schedule : {"constant", "cosine"}
+        Constant rate, or a linear rise over the first twentieth of all steps and a cosine fall to zero.
+    weight_decay : float
+        Decoupled (AdamW).
+    clip_norm : float or None
+        Largest norm of the gradient.
+    temperature : float
+        Of NT-Xent; unused by supervised stages.
+    """
+
+    max_epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("max_epochs", "patience", "batch_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(self.schedule in ("constant", "cosine"), "schedule", self.schedule, "'constant' or 'cosine'")
+        _require(self.temperature > 0, "temperature", self.temperature, "above 0")

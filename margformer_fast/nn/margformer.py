@@ -1,0 +1,157 @@
+"""MargFormer: photometry queries image patches. Shapes: B batch, C bands, S side, P patches, T = P + 1 tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..config import ModelConfig
+from ..ops.cross_attention import cross_attention
+from ..ops.feed_forward import feed_forward
+from ..ops.patchify import patchify
+
+# Attribute names in this file (to_patch_embedding, to_dnn, transformer.net.layers, fn, w1, ...) spell the keys
+# of published checkpoints, and the order of definition spells their order.
+
+
+class _CrossAttention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        D, T, K = config.dim, config.num_patches + 1, config.slots
+        bound = K**-0.5
+        self.proj_k = nn.Parameter(torch.empty(T, K).uniform_(-bound, bound))
+        self.proj_v = nn.Parameter(torch.empty(T, K).uniform_(-bound, bound))
+        self.to_q = nn.Linear(D, D, bias=False)
+        self.to_k = nn.Linear(D, D, bias=False)
+        self.to_v = nn.Linear(D, D, bias=False)
+        self.to_out = nn.Linear(D, D)
+        self.num_heads, self.dropout = config.num_heads, config.dropout
+
+    def forward(self, x_BTD: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
+        return cross_attention(
+            x_BTD,
+            norm.weight,
+            norm.bias,
+            self.to_q.weight,
+            self.to_k.weight,
+            self.to_v.weight,
+            self.proj_k,
+            self.proj_v,
+            self.to_out.weight,
+            self.to_out.bias,
+            num_heads=self.num_heads,
+            dropout=self.dropout if self.training else 0.0,
+        )
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.hidden)
+        self.w2 = nn.Linear(config.hidden, config.dim)
+        self.dropout = config.dropout
+
+    def forward(self, x_BTD: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
+        return feed_forward(
+            x_BTD,
+            norm.weight,
+            norm.bias,
+            self.w1.weight,
+            self.w1.bias,
+            self.w2.weight,
+            self.w2.bias,
+            dropout=self.dropout if self.training else 0.0,
+        )
+
+
+class _PreNorm(nn.Module):
+    def __init__(self, fn: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.fn = fn
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        # The attention's update has one token; the sum gives it to all T of them. Looks accidental in the
+        # published model, but its checkpoints were trained so.
+        return x_BTD + self.fn(x_BTD, self.norm)
+
+
+class _Patchify(nn.Module):
+    """Takes images or tokens that were cut before, so that an augmentation may hand over tokens."""
+
+    def __init__(self, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return patchify(image, self.patch_size) if image.ndim == 4 else image
+
+
+class MargFormer(nn.Module):
+    """The published MargFormer; its ``state_dict`` has the keys of published checkpoints, in their order.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Form and size; K = 64 and K = 128 slots are published.
+    num_classes : int
+        Number of classes of the head.
+
+    Notes
+    -----
+    Bhavanam et al., AstroFormer repository (https://github.com/srinadh99/AstroFormer). 1,405,410 parameters
+    with K = 64 and two classes, 1,505,250 with K = 128.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__()
+        D = config.dim
+        self.pos_embedding = nn.Parameter(torch.randn(1, config.num_patches + 1, D))
+        self.to_patch_embedding = nn.Sequential(
+            _Patchify(config.patch_size),
+            nn.LayerNorm(config.patch_values),
+            nn.Linear(config.patch_values, D),
+            nn.LayerNorm(D),
+        )
+        widths = (config.num_features, 1024, 512, 256)
+        hidden = [
+            layer
+            for fan_in, fan_out in zip(widths, widths[1:], strict=False)
+            for layer in (nn.Linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(config.photometry_dropout))
+        ]
+        self.to_dnn = nn.Sequential(*hidden, nn.Linear(widths[-1], D))
+        blocks = [
+            nn.ModuleList([_PreNorm(_CrossAttention(config), D), _PreNorm(_FeedForward(config), D)])
+            for _ in range(config.depth)
+        ]
+        self.transformer = nn.ModuleDict({"net": nn.ModuleDict({"layers": nn.ModuleList(blocks)})})
+        self.mlp_head = nn.Sequential(nn.LayerNorm(D), nn.Linear(D, num_classes))
+
+    def embed(self, photometry: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Represent objects by the final photometric token.
+
+        Parameters
+        ----------
+        photometry : Tensor, shape (B, F)
+            Photometric features.
+        image : Tensor, shape (B, C, S, S) or (B, P, p*p*C)
+            Stamps, or their patch tokens.
+
+        Returns
+        -------
+        Tensor, shape (B, D)
+        """
+        patch_BPD = self.to_patch_embedding(image)
+        cls_B1D = self.to_dnn(photometry)[:, None]
+        x_BTD = torch.cat([cls_B1D, patch_BPD], dim=1) + self.pos_embedding
+        for attention, feed_forward_ in self.transformer["net"]["layers"]:
+            x_BTD = feed_forward_(attention(x_BTD))
+        return x_BTD[:, 0]
+
+    def head(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Map embeddings (B, D) to logits (B, num_classes)."""
+        return self.mlp_head(embedding)
+
+    def forward(self, photometry: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Return logits, shape (B, num_classes); arguments as for :meth:`embed`."""
+        return self.head(self.embed(photometry, image))
