@@ -7,9 +7,10 @@ answer means that it can. Who runs is asked for, in this order of precedence, by
 2. :func:`use_backend`, for a block of code,
 3. the environment variable ``MARGFORMER_BACKEND``,
 
-and is ``auto`` otherwise: the first implementation that can. A request is ``"auto"``, a backend for every operator
-that has it (``"reference"``), or a list by operator (``"decode=cpp,nt_xent=reference"``). What is asked for by name
-runs or raises :class:`~margformer_fast.errors.BackendUnavailable` with every reason; it is never replaced.
+and is ``auto`` otherwise: the first implementation that can. A request is ``"auto"``, a backend for every
+operator that has it (``"reference"``), or a list by operator (``"decode=cpp,nt_xent=reference"``). What is
+asked for by name runs or raises :class:`~margformer_fast.errors.BackendUnavailable` with every reason; it is
+never replaced.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Problem:
         )
 
 
-def _always(problem: Problem) -> tuple[str, ...]:
+def _always(_problem: Problem) -> tuple[str, ...]:
     """Give no reason against running: what a reference implementation says."""
     return ()
 
@@ -206,7 +207,9 @@ def _parse(request: str) -> Mapping[str, str]:
             having = [each for each, operator in known.items() if name in operator.backends]
             if not having:
                 names = sorted({backend for operator in known.values() for backend in operator.backends})
-                raise ConfigError(f"no operator has a backend {name!r}", expected=f"auto or one of {', '.join(names)}")
+                raise ConfigError(
+                    f"no operator has a backend {name!r}", expected=f"auto or one of {', '.join(names)}"
+                )
             wanted.update(dict.fromkeys(having, name))
         elif name not in known:
             raise ConfigError(f"there is no operator {name!r}", expected=f"one of {', '.join(known)}")
@@ -229,7 +232,9 @@ def requested() -> Mapping[str, str]:
     try:
         return _parse(request)
     except ConfigError as error:
-        raise ConfigError(error.what, where=f"{ENVIRONMENT_VARIABLE}={request}", expected=error.expected) from error
+        raise ConfigError(
+            error.what, where=f"{ENVIRONMENT_VARIABLE}={request}", expected=error.expected
+        ) from error
 
 
 @contextmanager

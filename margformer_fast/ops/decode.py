@@ -31,8 +31,8 @@ def decode(
     Parameters
     ----------
     array : ndarray, shape (N, ...), one to four dimensions
-        Raw pixels: unsigned 8-bit, signed 16-, 32- or 64-bit integers, float32 or float64, in either byte order
-        and with any strides; usually (N, bands, rows, columns).
+        Raw pixels: unsigned 8-bit, signed 16-, 32- or 64-bit integers, float32 or float64, in either byte
+        order and with any strides; usually (N, bands, rows, columns).
     rows : ndarray of integers, shape (n,), optional
         Which of the N to return, in order, repeats allowed; all by default.
     scaling : Scaling
@@ -43,8 +43,8 @@ def decode(
     Returns
     -------
     ndarray of float32, shape (n, ...), C-contiguous
-        ``bzero + bscale * stored``, computed in float64 and rounded once; BLANK is NaN. Float32 pixels that need no
-        scaling keep their bits.
+        ``bzero + bscale * stored``, computed in float64 and rounded once; BLANK is NaN. Float32 pixels that
+        need no scaling keep their bits.
 
     Raises
     ------
@@ -84,6 +84,7 @@ def checked_rows(rows: np.ndarray | None, num_rows: int) -> np.ndarray:
     if outside.size:
         first = outside[0]
         raise DataError(
-            f"row {rows[first]} (at place {first}) is outside", expected=f"0 to {num_rows - 1} of {num_rows} rows"
+            f"row {rows[first]} (at place {first}) is outside",
+            expected=f"0 to {num_rows - 1} of {num_rows} rows",
         )
     return rows.astype(np.int64, copy=False)

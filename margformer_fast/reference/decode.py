@@ -33,9 +33,9 @@ class Scaling:
 def decode(array: np.ndarray, rows: np.ndarray, scaling: Scaling) -> np.ndarray:
     """Gather rows of raw pixels as physical values.
 
-    The value is computed in float64 and rounded once to float32. Float32 pixels that need no scaling keep their
-    bits, NaN payloads included; in every other case a NaN is the quiet NaN ``0x7fc00000``, so that all backends
-    agree bit for bit.
+    The value is computed in float64 and rounded once to float32. Float32 pixels that need no scaling keep
+    their bits, NaN payloads included; in every other case a NaN is the quiet NaN ``0x7fc00000``, so that all
+    backends agree bit for bit.
 
     Parameters
     ----------
