@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import DataError, OutputError
-
-
-def _explain(error: OSError, path: Path) -> OutputError:
-    """Turn an operating-system error met while writing `path` into one line with a way out."""
-    return OutputError(
-        f"cannot be written: {error.strerror or error}",
-        where=path,
-        mend="Free some space or choose another place; nothing was left half written.",
-    )
 
 
 @contextmanager
@@ -31,20 +24,19 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     OutputError
-        If the file cannot be written (disk full, no permission). The temporary file is removed.
+        If the file cannot be written (disk full, no permission). The temporary file is removed. Errors of
+        the block that are not about writing the file pass as they are.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield temporary
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise _explain(error, path) from error
+        with _explained(path, temporary):
+            yield temporary
+        with _explained(path):
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+            _sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -52,6 +44,9 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success it becomes `path`.
+
+    A process that is killed outright leaves its temporary directory, ``.NAME.*.part``, behind; the next one
+    that makes the same directory removes it.
 
     Parameters
     ----------
@@ -63,31 +58,95 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
     Raises
     ------
     OutputError
-        If `path` exists and `overwrite` is false, or if writing fails. Nothing is left behind.
+        If `path` exists and `overwrite` is false, or if writing fails. Nothing is left behind. Errors of
+        the block that are not about writing the directory pass as they are.
     """
     path = Path(path)
     if path.exists() and not overwrite:
         raise OutputError("already exists", where=path, mend="Choose another place, or pass --overwrite.")
-    temporary = None
-    try:
+    if path.exists() and not path.is_dir():
+        raise OutputError("is a file", where=path, expected="a directory, or nothing, to be there")
+    with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb+") as handle:
-                    os.fsync(handle.fileno())
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise _explain(error, path) from error
+        _remove_abandoned(path)
+        temporary, lock = _make_part(path)
+    try:
+        with _explained(path, temporary):
+            yield temporary
+        with _explained(path):
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb+") as handle:
+                        os.fsync(handle.fileno())
+            _take_place(temporary, path)
+            _sync_directory(path.parent)
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _explained(path: Path, block: Path | None = None) -> Iterator[None]:
+    """Turn errors of the operating system met while writing `path` into one line with a way out.
+
+    Where a caller's code runs, `block` is what it writes to. Its errors without a number or about another
+    file (an input that cannot be read, say) are not ours and pass.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        if block is not None:
+            about = block if error.filename is None else Path(os.fsdecode(error.filename))
+            if error.errno is None or not about.is_relative_to(block):
+                raise
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}",
+            where=path,
+            mend="Free some space or choose another place; nothing was left half written.",
+        ) from error
+
+
+def _make_part(path: Path) -> tuple[Path, int]:
+    """Make ``.NAME.*.part`` beside `path` and lock it; the lock lasts as long as the process."""
+    # Not mkdtemp, which would deny the finished directory to everybody else.
+    unlocked = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    unlocked.mkdir()
+    lock = os.open(unlocked, os.O_RDONLY)
+    # Some network file systems have no locks; there `_remove_abandoned` gets none either and removes nothing.
+    with suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # Named only now, so that nobody finds it unlocked.
+    return unlocked.rename(unlocked.with_suffix(".part")), lock
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary directories of `path` whose process is gone: those that nobody holds locked."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if not part.is_dir():
+            continue
+        with suppress(OSError):  # locked, or just removed by its owner: not abandoned
+            lock = os.open(part, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(part)
+            finally:
+                os.close(lock)
+
+
+def _take_place(temporary: Path, path: Path) -> None:
+    """Rename `temporary` to `path`; a directory already there is moved aside first, then removed."""
+    old = temporary.with_suffix(".old")
+    if path.exists():
+        path.rename(old)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_directory(path: Path) -> None:

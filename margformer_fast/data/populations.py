@@ -151,7 +151,7 @@ def _candidates(
 ) -> np.ndarray:
     """Return the candidates of one class, best ranked first; there must be some."""
     of_class = survey.label == CLASSES.index(name)
-    rows = ranked[(candidate & of_class)[ranked]]
+    rows: np.ndarray = ranked[(candidate & of_class)[ranked]]
     if len(rows) == 0:
         left = of_class & allowed
         band, low, high = survey.profile.reference_band, EXPERIMENT3_EDGES[0], EXPERIMENT3_EDGES[-1]
@@ -166,7 +166,8 @@ def _candidates(
 
 
 def _mean_magnitude(survey: Survey) -> np.ndarray:
-    return survey.magnitudes.mean(axis=1)
+    mean: np.ndarray = survey.magnitudes.mean(axis=1)
+    return mean
 
 
 def _range(values: np.ndarray) -> str:

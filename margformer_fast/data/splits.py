@@ -188,7 +188,8 @@ def _splitmix64(x: np.ndarray) -> np.ndarray:
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def _cut(rows: np.ndarray, fraction: float, random_state: int) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +206,8 @@ def _longer_axis(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     # Offsets from one object, wrapped to +-180 degrees: a field across RA 0 stays in one piece.
     across = ((ra - ra[0] + 180.0) % 360.0 - 180.0) * math.cos(math.radians(float(np.mean(dec))))
     up = dec - dec[0]
-    return 3600.0 * (across if np.ptp(across) >= np.ptp(up) else up)
+    offset: np.ndarray = across if np.ptp(across) >= np.ptp(up) else up
+    return offset * 3600.0
 
 
 def _check_fractions(test_fraction: float, val_fraction: float) -> None:
