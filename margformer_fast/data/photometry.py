@@ -99,7 +99,9 @@ def asinh_magnitude(flux: np.ndarray, profile: SurveyProfile) -> np.ndarray:
         ``zero_point - 2.5/ln 10 (asinh(f / 2b) + ln b)`` with f and softening b in flux units.
     """
     b = softening(profile)
-    return profile.zero_point - 2.5 / math.log(10) * (np.arcsinh(np.asarray(flux, float) / (2 * b)) + np.log(b))
+    return profile.zero_point - 2.5 / math.log(10) * (
+        np.arcsinh(np.asarray(flux, float) / (2 * b)) + np.log(b)
+    )
 
 
 def asinh_flux(magnitude: np.ndarray, profile: SurveyProfile) -> np.ndarray:
@@ -287,7 +289,9 @@ def measure(
     arrays = {"psf": psf.wing, "noise": noise, "extinction": extinction, "registration": registration[..., 0]}
     for name, array in arrays.items():
         if np.shape(array) != (n, bands):
-            raise DataError(f"{name} has shape {np.shape(array)}", expected=f"{(n, bands)}, a value for each band")
+            raise DataError(
+                f"{name} has shape {np.shape(array)}", expected=f"{(n, bands)}, a value for each band"
+            )
 
     low = (size - FIT_PIXELS) // 2
     middle = (size - 1) / 2 - low + registration

@@ -112,7 +112,8 @@ class DoubleGaussian:
     def __post_init__(self) -> None:
         if self.sigma.shape != (*self.wing.shape, 2):
             raise ConfigError(
-                f"PSF widths have shape {self.sigma.shape}", expected=f"{(*self.wing.shape, 2)}, core and wing"
+                f"PSF widths have shape {self.sigma.shape}",
+                expected=f"{(*self.wing.shape, 2)}, core and wing",
             )
 
     @classmethod
@@ -168,9 +169,7 @@ def axis_values(size: int, centre: np.ndarray, variance: np.ndarray) -> np.ndarr
     return values
 
 
-def draw_round(
-    size: int, x: np.ndarray, y: np.ndarray, variance: np.ndarray, flux: np.ndarray
-) -> np.ndarray:
+def draw_round(size: int, x: np.ndarray, y: np.ndarray, variance: np.ndarray, flux: np.ndarray) -> np.ndarray:
     """Draw sums of round Gaussians, integrated over pixels.
 
     Integration over a pixel is replaced by adding the pixel's own variance to each Gaussian: exact up to the
