@@ -149,7 +149,7 @@ def fraction(text: str) -> float:
     return value
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, decimals: int | None = None) -> str:
     """Return rows as text in columns: words to the left, numbers to the right.
 
     Parameters
@@ -158,6 +158,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         Column names.
     rows : iterable of sequences
         Cells; whole numbers are shown with thousands separated, None as ``-``.
+    decimals : int, optional
+        Decimals of the other numbers; four significant digits by default.
 
     Returns
     -------
@@ -165,7 +167,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         Lines without trailing blanks; the last ends without a newline.
     """
     cells = [list(row) for row in rows]
-    shown = [[_cell(value) for value in row] for row in cells]
+    shown = [[_cell(value, decimals) for value in row] for row in cells]
     widths = [max(map(len, column)) for column in zip(header, *shown, strict=True)]
     numeric = [
         any(isinstance(row[k], int | float) for row in cells)
@@ -182,11 +184,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, decimals: int | None) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}"
+    return str(value)

@@ -85,8 +85,10 @@ class Progress:
         share = f" ({100 * self._done / self._total:.0f}%)" if self._total else ""
         parts = [f"{self._label}: {self._done}{of_total} {self._unit}{share}"]
         parts += [f"{name} {_shown(value)}" for name, value in self._values.items()]
-        if rate > 0:
-            parts.append(f"{rate:.3g} {self._unit}/s" if rate >= 1 else f"{1 / rate:.3g} s/{self._unit}")
+        if rate >= 1:
+            parts.append(f"{rate:,.0f} {self._unit}/s" if rate >= 100 else f"{rate:.3g} {self._unit}/s")
+        elif rate > 0:
+            parts.append(f"{1 / rate:.3g} s/{self._unit}")
         if rate > 0 and self._total is not None and self._done < self._total:
             parts.append(f"{duration((self._total - self._done) / rate)} left")
         else:

@@ -93,7 +93,7 @@ class StoreWriter:
     simulated : bool
         Whether the objects are simulated.
     provenance : mapping
-        How the survey was made; JSON-able.
+        How the survey was made; JSON-able. Entries of each chunk's own provenance replace earlier ones.
     overwrite : bool
         Replace a store that is already there. Nothing but a store or an empty directory is ever replaced.
     shard_size : int
@@ -124,10 +124,7 @@ class StoreWriter:
             raise ConfigError(f"the shard size is {shard_size}", expected="1 or more")
         self._path, self._profile, self._name, self._simulated = Path(path), profile, name, simulated
         self._overwrite, self._shard_size = overwrite, shard_size
-        try:
-            self._provenance = json.loads(json.dumps(dict(provenance), allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise DataError(f"the provenance cannot be written as JSON: {error}", where=path) from error
+        self._provenance = _json_able(provenance, self._path)
         self._objids: list[np.ndarray] = []
         self._counts = dict.fromkeys(_CLASS_NAMES.tolist(), 0)
         self._columns: tuple[str, ...] = ()
@@ -186,6 +183,7 @@ class StoreWriter:
                 where=self._path,
                 expected=f"{sorted(self._columns)}, as before",
             )
+        self._provenance.update(_json_able(survey.provenance, self._path))
         for start in range(0, len(survey), _BLOCK):
             block = survey.select(np.arange(start, min(start + _BLOCK, len(survey))))
             self._append_pixels(block)
@@ -338,6 +336,15 @@ def verify_store(path: str | Path, *, progress: Callable[[int], object] | None =
         else:
             problems += _content_problems(survey, manifest, progress)
     return StoreCheck(manifest, tuple(problems))
+
+
+def _json_able(provenance: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """Return `provenance` as it will be read back."""
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(provenance), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the provenance cannot be written as JSON: {error}", where=where) from error
+    return copy
 
 
 def _describe(path: Path, count: int) -> StoredFile:

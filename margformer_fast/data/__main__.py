@@ -1,0 +1,204 @@
+"""``python -m margformer_fast.data``: make, take in, check and describe surveys."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..cli import FAILURE, OK, Parser, add_output, add_seed, count, on_interrupt, run, table
+from ..errors import ConfigError
+from ..progress import Progress
+
+# What the commands need is imported inside them: --help answers at once.
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .manifest import Manifest
+    from .survey import Survey
+
+PROGRAM = "python -m margformer_fast.data"
+_NOTHING_KEPT = "nothing was kept; run the same command again"
+
+
+def parser() -> Parser:
+    """Return the parser of the command line."""
+    top = Parser(
+        prog=PROGRAM,
+        description="Make, take in, check and describe surveys: stamps, photometric features and classes.",
+        example=f"{PROGRAM} simulate --out survey\n{PROGRAM} info survey",
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, act: Callable[[argparse.Namespace], int], summary: str, example: str) -> Parser:
+        one: Parser = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            example=f"{PROGRAM} {example}",
+        )
+        one.set_defaults(act=act)
+        return one
+
+    one = add(
+        "simulate",
+        _simulate,
+        "write a simulated SDSS-like survey as a store",
+        "simulate --out survey --seed 1",
+    )
+    add_output(one, "the store")
+    one.add_argument("--compact", type=count, default=12_000, metavar="N", help="compact objects (12k)")
+    one.add_argument(
+        "--faint", type=count, default=12_000, metavar="N", help="faint and compact objects (12k)"
+    )
+    add_seed(one)
+
+    one = add("verify", _verify, "check every file, row and pixel of a store", "verify survey")
+    one.add_argument("folder", type=Path, metavar="DIR", help="a survey store")
+
+    one = add("info", _info, "say what is in a store", "info survey")
+    one.add_argument("folder", type=Path, metavar="DIR", help="a survey store")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` name and return its exit code."""
+    options = parser().parse_args(arguments)
+    code: int = options.act(options)
+    return code
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from .simulate import simulate
+    from .store import StoreWriter, read_manifest
+    from .survey import SDSS
+
+    total = options.compact + options.faint
+    if total == 0:
+        raise ConfigError(
+            "there is nothing to simulate", mend="Ask for some objects with --compact or --faint."
+        )
+    with (
+        on_interrupt(_NOTHING_KEPT),
+        StoreWriter(
+            options.out,
+            SDSS,
+            name=options.out.name,
+            simulated=True,
+            provenance={},
+            overwrite=options.overwrite,
+        ) as writer,
+        Progress(total, "simulating", "objects") as progress,
+    ):
+        for chunk in simulate(options.compact, options.faint, seed=options.seed):
+            writer.append(chunk)
+            progress.update(len(chunk))
+    _print_written(options.out, read_manifest(options.out))
+    return OK
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from .store import read_manifest, verify_store
+
+    manifest = read_manifest(options.folder)
+    with Progress(manifest.count, "checking", "stamps") as progress:
+        check = verify_store(options.folder, progress=progress.update)
+    for problem in check.problems:
+        print(f"problem: {problem}")
+    if not check.ok:
+        noun = "problem" if len(check.problems) == 1 else "problems"
+        print(f"{options.folder}: {len(check.problems)} {noun}")
+        return FAILURE
+    print(f"{options.folder}: sound; {manifest.count:,} objects in {len(manifest.files)} files")
+    return OK
+
+
+def _info(options: argparse.Namespace) -> int:
+    from .store import read_manifest, read_store
+
+    manifest = read_manifest(options.folder)
+    survey = read_store(options.folder)
+    print(_headline(manifest))
+    print()
+    print(_class_table(survey))
+    print()
+    print(_population_table(survey))
+    print("\nprovenance")
+    print(_indented(manifest.provenance))
+    return OK
+
+
+def _print_written(folder: Path, manifest: Manifest) -> None:
+    print(_headline(manifest))
+    rows = [(name, number) for name, number in manifest.counts.items() if number]
+    print(table(["class", "objects"], rows))
+    print(f"written to {folder}")
+
+
+def _headline(manifest: Manifest) -> str:
+    profile = manifest.profile
+    megabytes = sum(entry.bytes for entry in manifest.files) / 1e6
+    kind = "SIMULATED objects" if manifest.simulated else "objects"
+    return (
+        f"{manifest.name}: {manifest.count:,} {kind} of {profile.name}\n"
+        f"bands {''.join(profile.bands)}, {profile.stamp_size} x {profile.stamp_size} pixels of"
+        f" {profile.pixel_scale_arcsec:g} arcsec, {profile.flux_unit}, 1 of which is {profile.zero_point:g} mag\n"
+        f"{len(manifest.files)} files, {megabytes:,.1f} MB, written {manifest.created} by {manifest.software}"
+    )
+
+
+def _members(survey: Survey) -> dict[str, np.ndarray]:
+    """Return the objects of each class there is, as masks."""
+    from .survey import CLASSES, UNKNOWN
+
+    by_class = {name: survey.label == k for k, name in enumerate(CLASSES)}
+    by_class["UNKNOWN"] = survey.label == UNKNOWN
+    return {name: mask for name, mask in by_class.items() if mask.any()}
+
+
+def _class_table(survey: Survey) -> str:
+    import numpy as np
+
+    shares = (5, 50, 95)
+    quantities = {f"{survey.profile.reference_band}_obs": survey.r_obs, "compactness": survey.compactness}
+    header = ["class", "objects", *(f"{name} {share}%" for name in quantities for share in shares)]
+    rows = [
+        [
+            name,
+            int(mask.sum()),
+            *(float(v) for values in quantities.values() for v in np.percentile(values[mask], shares)),
+        ]
+        for name, mask in _members(survey).items()
+    ]
+    return table(header, rows, decimals=2)
+
+
+def _population_table(survey: Survey) -> str:
+    from .populations import POPULATIONS, cut
+
+    members = _members(survey)
+    masks = {name: cut(survey, name) for name in POPULATIONS}
+    rows = [
+        [name, *(int((mask & mine).sum()) for mine in members.values()), int(mask.sum())]
+        for name, mask in masks.items()
+    ]
+    return table(["population", *members, "together"], rows)
+
+
+def _indented(value: object, depth: int = 1) -> str:
+    """Return nested mappings as indented lines."""
+    if not isinstance(value, dict) or not value:
+        return f"{'  ' * depth}{value if value else '(none)'}"
+    lines = []
+    for key, entry in value.items():
+        nested = isinstance(entry, dict) and entry
+        lines.append(f"{'  ' * depth}{key}:" + ("" if nested else f" {entry}"))
+        if nested:
+            lines.append(_indented(entry, depth + 1))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
