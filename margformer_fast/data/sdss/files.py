@@ -1,0 +1,193 @@
+"""Which files make a field, and their bytes: names, decompression, and the walk that finds a cut file.
+
+A field is one camera column's view at one place of a scan. Its frames are named
+``frame-{band}-{run:06d}-{camcol}-{field:04d}.fits`` and its catalogue
+``photoObj-{run:06d}-{camcol}-{field:04d}.fits``. Each may be compressed whole (``.bz2``, as the survey serves
+frames, or ``.gz``); frames also tile by tile (``.fz``).
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ...errors import DataError, FitsFormatError
+from ...ops.fits_header import parse_header
+
+MAX_BYTES = 1 << 30
+"""Largest decompressed file: a frame has 13 MB, a catalogue a few; more is no SDSS field."""
+
+FRAME_NAME = re.compile(
+    r"frame-(?P<band>[ugriz])-(?P<run>\d{6})-(?P<camcol>[1-6])-(?P<field>\d{4})\.fits(?P<packed>\.(fz|gz|bz2))?"
+)
+CATALOGUE_NAME = re.compile(
+    r"photoObj-(?P<run>\d{6})-(?P<camcol>[1-6])-(?P<field>\d{4})\.fits(?P<packed>\.(gz|bz2))?"
+)
+
+# Which copy to read when a file is there more than once: the quickest.
+_QUICKEST = (None, ".fz", ".gz", ".bz2")
+
+
+@dataclass
+class FieldFiles:
+    """The files of one field.
+
+    Parameters
+    ----------
+    run, camcol, field : int
+        The scan, the camera column and the field within the scan.
+    frames : dict of str to Path
+        Frame by band, as far as there are any.
+    catalogue : Path, optional
+        The field's ``photoObj``.
+    """
+
+    run: int
+    camcol: int
+    field: int
+    frames: dict[str, Path] = field(default_factory=dict)
+    catalogue: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The field as ``run-camcol-field``."""
+        return f"{self.run}-{self.camcol}-{self.field}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its frames are, or its catalogue if it has none."""
+        return next(iter([*self.frames.values(), *([self.catalogue] if self.catalogue else [])])).parent
+
+    def missing(self, bands: Iterable[str]) -> tuple[str, ...]:
+        """Return the bands that have no frame."""
+        return tuple(band for band in bands if band not in self.frames)
+
+
+def find_fields(folders: str | Path | Sequence[str | Path]) -> list[FieldFiles]:
+    """Find the fields in folders and their subfolders.
+
+    Frames and catalogues of a field may lie in different folders, as they do in the survey's archive. Where a
+    file is there more than once, the copy that is quickest to read is taken.
+
+    Parameters
+    ----------
+    folders : path or sequence of paths
+        Where to look.
+
+    Returns
+    -------
+    list of FieldFiles
+        In the order of run, camera column and field. Bands or the catalogue may be missing.
+
+    Raises
+    ------
+    DataError
+        If a folder is not there, or no frame or catalogue is found at all.
+    """
+    folders = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
+    found: list[tuple[Path, re.Match[str]]] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError("is not a folder", where=folder)
+        for prefix, pattern in (("frame", FRAME_NAME), ("photoObj", CATALOGUE_NAME)):
+            names = ((path, pattern.fullmatch(path.name)) for path in folder.rglob(f"{prefix}-*"))
+            found += [(path, name) for path, name in names if name is not None]
+    if not found:
+        raise DataError(
+            "no SDSS field is there",
+            where=", ".join(map(str, folders)) or "no folder",
+            expected="frame-{band}-{run}-{camcol}-{field}.fits and photoObj-{run}-{camcol}-{field}.fits",
+        )
+    fields: dict[tuple[int, int, int], FieldFiles] = {}
+    # The quickest copy of a file comes last and stays.
+    for path, name in sorted(found, key=lambda item: (-_QUICKEST.index(item[1]["packed"]), str(item[0]))):
+        key = (int(name["run"]), int(name["camcol"]), int(name["field"]))
+        files = fields.setdefault(key, FieldFiles(*key))
+        if name.re is FRAME_NAME:
+            files.frames[name["band"]] = path
+        else:
+            files.catalogue = path
+    return [fields[key] for key in sorted(fields)]
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file, decompressed if its name ends in ``.bz2`` or ``.gz``.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be opened.
+    FitsFormatError
+        If its compressed stream is cut short or damaged, or longer than `MAX_BYTES`.
+    """
+    decompressors: Mapping[str, Any] = {".bz2": bz2.open, ".gz": gzip.open}
+    try:
+        raw = open(path, "rb")  # noqa: SIM115 - closed by the `with` below; opening is told apart from reading
+    except OSError as error:
+        raise DataError(
+            "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}",
+            where=path,
+        ) from error
+    with raw:
+        if path.suffix not in decompressors:
+            return raw.read()
+        try:
+            with decompressors[path.suffix](raw) as stream:
+                return _read_bounded(stream, path)
+        except (OSError, EOFError, zlib.error) as error:
+            raise FitsFormatError(
+                f"the compressed file is cut short or damaged ({one_line(error)})",
+                where=f"{path}, HDU 0",
+                mend="Fetch it again.",
+            ) from error
+
+
+def _read_bounded(stream: BinaryIO, path: Path) -> bytes:
+    """Read a decompressor to its end, which no file can put further than `MAX_BYTES`."""
+    blocks: list[bytes] = []
+    size = 0
+    while block := stream.read(1 << 22):
+        blocks.append(block)
+        size += len(block)
+        if size > MAX_BYTES:
+            raise FitsFormatError(
+                "decompresses to more than a field can be", where=path, expected=f"up to {MAX_BYTES:,} bytes"
+            )
+    return b"".join(blocks)
+
+
+def find_hdu(content: bytes, key: str, value: object, path: Path) -> int:
+    """Return the index of the first HDU whose keyword `key` is `value`, having walked over all of them.
+
+    The walk is what finds a file cut short: astropy and fitsio only warn, or return zeros.
+
+    Raises
+    ------
+    FitsFormatError
+        If there is none, or any HDU is damaged or promises more than the file holds.
+    """
+    found, offset, index = None, 0, 0
+    while offset < len(content) or index == 0:
+        try:
+            header = parse_header(content, offset)
+        except FitsFormatError as error:
+            where = f"{path}, HDU {index}" + (f", {error.where}" if error.where else "")
+            mend = error.mend or "Fetch it again."
+            raise FitsFormatError(error.what, where=where, expected=error.expected, mend=mend) from error
+        if found is None and header.get(key) == value:
+            found = index
+        offset, index = header.next_offset, index + 1
+    if found is None:
+        raise FitsFormatError(f"none of its HDUs ({index}) has {key} = {value!r}", where=path)
+    return found
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error of another package says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

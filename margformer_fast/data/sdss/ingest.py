@@ -1,0 +1,481 @@
+"""Frames and catalogues of the SDSS into stamps, features and classes, with an account of what is left out.
+
+**Where a stamp is cut.** The bands are not aligned pixel to pixel, so the object's sky position is taken to
+pixel coordinates (x, y) through each band's own world coordinates, and whole pixels are cut: of 32-pixel
+stamps the columns ``floor(x - 15)`` to ``floor(x - 15) + 31``, and rows alike. In the stamp the object then
+lies at 15 <= x < 16 (from 0, integers at pixel centres): on each axis within half a pixel of the stamp's
+centre at 15.5, about which views are rotated. Nothing is resampled; the remaining fraction of a pixel differs
+from band to band. The columns ``x_u``, ``y_u`` ... keep the position on each frame.
+
+**What is left out.** Each object that is not kept is counted under the first reason of `REASONS` that holds.
+
+**Selection.** By default only primary (MODE 1) and clean (CLEAN 1) objects are kept, as in the published
+data: an object observed in several scans then appears once. A scan that was superseded has no primary object
+at all; pass ``modes=(1, 2), require_clean=False`` to use it. MODE 4 is an object in the overlap of two
+fields, which the neighbouring field lists too, under another objID.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...errors import ConfigError, DataError
+from ...files import sha256_file
+from ..stamps import Stamps
+from ..survey import CLASSES, SDSS, Survey
+from .catalogue import Catalogue, read_catalogue
+from .files import FieldFiles, find_fields
+from .frames import Frame, read_frame
+
+REASONS = {
+    "duplicate": "objID listed before",
+    "not a source": "OBJC_TYPE neither star (6) nor galaxy (3)",
+    "blended parent": "NCHILD > 0: its children are listed",
+    "not selected": "MODE not among those asked for",
+    "not clean": "CLEAN is 0",
+    "missing band": "the field lacks a frame",
+    "unreadable frame": "a frame of the field is damaged",
+    "off the edge": "the stamp leaves the frame in a band",
+    "not measured": "a magnitude, radius, width or extinction is -9999, not finite or impossible",
+    "no pixels": "a band of the stamp has no finite pixel",
+}
+"""Why an object is not kept, in the order in which reasons are tried."""
+
+MODES = {1: "primary", 2: "secondary", 4: "outside"}
+"""Values of MODE that can be kept; 3, family, are the blended parents."""
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What became of the objects of one or more fields.
+
+    Parameters
+    ----------
+    num_fields : int
+        Fields visited.
+    total : int
+        Objects listed in their catalogues; the sum of `kept` and of all of `dropped`.
+    kept : int
+        Objects with stamps, features and class.
+    classes : mapping of str to int
+        Objects kept by class.
+    dropped : mapping of str to int
+        Objects left out, by each reason of `REASONS`.
+    unselected_modes : mapping of int to int
+        Those "not selected" by their MODE.
+    failures : tuple of str
+        Files that could not be used, where such fields are passed over.
+    """
+
+    num_fields: int = 0
+    total: int = 0
+    kept: int = 0
+    classes: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    unselected_modes: Mapping[int, int] = field(default_factory=dict)
+    failures: tuple[str, ...] = ()
+
+    def __add__(self, other: IngestReport) -> IngestReport:
+        def both(a: Any, b: Any) -> Any:
+            return {**a, **{k: a.get(k, 0) + n for k, n in b.items()}} if isinstance(a, Mapping) else a + b
+
+        return IngestReport(*(both(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
+    @property
+    def advice(self) -> str | None:
+        """What to do if nothing was kept; None if something was."""
+        if self.kept or not self.total:
+            return None
+        if self.unselected_modes:
+            found = ", ".join(
+                f"{n} of MODE {mode} ({MODES[mode]})" for mode, n in self.unselected_modes.items()
+            )
+            modes = "1 2" if 2 in self.unselected_modes else "1 4"
+            return (
+                f"No object was kept: {found} not selected. A later scan may have superseded this one: pass "
+                f"modes=({modes.replace(' ', ', ')}), require_clean=False (--modes {modes} --keep-unclean)."
+            )
+        if self.dropped.get("not clean"):
+            return (
+                "No object was kept: none is clean. Pass require_clean=False (--keep-unclean) to keep them."
+            )
+        return "No object was kept."
+
+    def table(self) -> str:
+        """Return the account as text, one line a reason, zeros left out."""
+        rows = [("objects listed", self.total, f"in {self.num_fields} field{'s' * (self.num_fields != 1)}")]
+        rows += [(f"- {name}", n, REASONS[name]) for name in REASONS if (n := self.dropped.get(name, 0))]
+        rows += [("kept", self.kept, ", ".join(f"{n} {name}" for name, n in self.classes.items() if n))]
+        width = max(len(name) for name, _, _ in rows)
+        lines = [f"{name:<{width}}  {n:>9,}  {note}".rstrip() for name, n, note in rows]
+        lines += [f"not used: {failure}" for failure in self.failures]
+        return "\n".join(lines + ([self.advice] if self.advice else []))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the account as a JSON-able dictionary."""
+        return {
+            "num_fields": self.num_fields,
+            "total": self.total,
+            "kept": self.kept,
+            "classes": dict(self.classes),
+            "dropped": {name: self.dropped.get(name, 0) for name in REASONS},
+            "unselected_modes": {str(mode): n for mode, n in self.unselected_modes.items()},
+            "failures": list(self.failures),
+        }
+
+
+def ingest(
+    folders: str | Path | Sequence[str | Path],
+    *,
+    modes: Sequence[int] = (1,),
+    require_clean: bool = True,
+    skip_broken: bool = False,
+) -> tuple[Survey, IngestReport]:
+    """Read SDSS fields into memory.
+
+    Parameters
+    ----------
+    folders : path or sequence of paths
+        Folders with ``frame-*`` and ``photoObj-*`` files, searched with their subfolders.
+    modes : sequence of int
+        Values of MODE to keep: 1 primary, 2 secondary (observed better in another scan), 4 outside (in the
+        overlap with the next field).
+    require_clean : bool
+        Keep only objects that the survey calls clean.
+    skip_broken : bool
+        Pass over fields with a missing or damaged file, and count them, in place of raising.
+
+    Returns
+    -------
+    survey : Survey
+        The objects kept, field by field in catalogue order: real, with stamps as one float32 array a field.
+        May be empty: ``report.advice`` says why.
+    report : IngestReport
+        What became of every object listed.
+
+    Raises
+    ------
+    ConfigError
+        If a mode is unknown.
+    DataError
+        If no field is found; and, unless `skip_broken`, if a field lacks a band or its catalogue, or a file
+        cannot be used (FitsFormatError if it is damaged).
+    """
+    report = IngestReport()
+    chunks = []
+    for chunk, account in ingest_fields(
+        folders, modes=modes, require_clean=require_clean, skip_broken=skip_broken
+    ):
+        chunks.append(chunk)
+        report += account
+    return merge(chunks), report
+
+
+def ingest_fields(
+    folders: str | Path | Sequence[str | Path],
+    *,
+    modes: Sequence[int] = (1,),
+    require_clean: bool = True,
+    skip_broken: bool = False,
+) -> Iterator[tuple[Survey, IngestReport]]:
+    """Read SDSS fields one at a time, for more than fits in memory.
+
+    Parameters and errors are those of :func:`ingest`; that every field has its files is checked at once,
+    before the first is read.
+
+    Returns
+    -------
+    iterator of (Survey, IngestReport)
+        The objects kept of one field, possibly none, and what became of all of that field's objects. Reports
+        add up.
+    """
+    modes = tuple(modes)
+    if not modes or not set(modes) <= set(MODES):
+        expected = ", ".join(f"{mode} ({name})" for mode, name in MODES.items())
+        raise ConfigError(f"modes are {modes}", expected=f"some of {expected}")
+    selection = _Selection(modes, require_clean, skip_broken)
+    found = find_fields(folders)
+    if not skip_broken:
+        for files in found:
+            _require_files(files)
+    return (_ingest_field(files, selection) for files in found)
+
+
+def cut_stamps(
+    image: np.ndarray, x: np.ndarray, y: np.ndarray, size: int = SDSS.stamp_size
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut square stamps of whole pixels about positions on an image.
+
+    Parameters
+    ----------
+    image : ndarray, shape (rows, columns)
+        The image.
+    x, y : ndarray of float64, shape (N,)
+        Columns and rows, from 0, integers at pixel centres.
+    size : int
+        Side of a stamp.
+
+    Returns
+    -------
+    stamps : ndarray, shape (M, size, size)
+        Copies, of the M positions whose stamp lies wholly on the image, in order. A position is within half a
+        pixel, on each axis, of its stamp's centre at ``(size - 1) / 2``.
+    inside : ndarray of bool, shape (N,)
+        Which those are.
+    """
+    left, inside_x = _start(x, size, image.shape[1])
+    top, inside_y = _start(y, size, image.shape[0])
+    inside = inside_x & inside_y
+    if not inside.any():
+        return np.empty((0, size, size), image.dtype), inside
+    windows = np.lib.stride_tricks.sliding_window_view(image, (size, size))
+    return windows[top[inside], left[inside]], inside
+
+
+def merge(surveys: Sequence[Survey]) -> Survey:
+    """Put surveys of one profile together, in order; no pixel is copied.
+
+    Parameters
+    ----------
+    surveys : sequence of Survey
+        At least one, with the same columns; none of them a selection of stamps.
+
+    Returns
+    -------
+    Survey
+        Its provenance is that of the first, with the files and fields of all.
+    """
+    first = surveys[0]
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(survey, name) for survey in surveys])
+
+    return Survey(
+        profile=first.profile,
+        objid=joined("objid"),
+        ra=joined("ra"),
+        dec=joined("dec"),
+        label=joined("label"),
+        features=joined("features"),
+        stamps=Stamps(
+            tuple(part for survey in surveys for part in survey.stamps.parts), first.stamps.scaling
+        ),
+        simulated=first.simulated,
+        provenance={
+            **first.provenance,
+            "fields": [name for survey in surveys for name in survey.provenance["fields"]],
+            "files": [file for survey in surveys for file in survey.provenance["files"]],
+        },
+        columns={name: np.concatenate([s.columns[name] for s in surveys]) for name in first.columns},
+    )
+
+
+def _start(position: np.ndarray, size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first pixel of each stamp along one axis, and whether the stamp fits."""
+    known = np.isfinite(position)
+    start = np.floor(np.where(known, position, -np.inf) - (size / 2 - 1))
+    inside = (start >= 0) & (start + size <= length)
+    return np.where(inside, start, 0).astype(np.int64), inside
+
+
+class _Fate:
+    """Why each object of a field is left out: the first reason given stays."""
+
+    def __init__(self, num_objects: int) -> None:
+        self._reason = np.full(num_objects, len(REASONS), np.int8)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Whether no reason was given, shape (N,)."""
+        return self._reason == len(REASONS)
+
+    def drop(self, reason: str, which: np.ndarray) -> np.ndarray:
+        """Leave out `which` (a mask) of those still kept, and return which that were."""
+        newly = which & self.kept
+        self._reason[newly] = list(REASONS).index(reason)
+        return newly
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of objects by reason, zeros left out."""
+        counts = np.bincount(self._reason, minlength=len(REASONS) + 1)
+        return {reason: int(n) for reason, n in zip(REASONS, counts, strict=False) if n}
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """The options of :func:`ingest`, checked."""
+
+    modes: tuple[int, ...]
+    require_clean: bool
+    skip_broken: bool
+
+    def apply(self, catalogue: Catalogue, fate: _Fate) -> dict[int, int]:
+        """Drop by what the catalogue says; return how many of each MODE were not selected."""
+        column = catalogue.columns
+        first = np.zeros(len(catalogue), bool)
+        first[np.unique(catalogue.objid, return_index=True)[1]] = True
+        fate.drop("duplicate", ~first)
+        fate.drop("not a source", ~catalogue.is_source)
+        fate.drop("blended parent", catalogue.is_parent)
+        unselected = fate.drop("not selected", ~np.isin(column["mode"], self.modes))
+        if self.require_clean:
+            fate.drop("not clean", column["clean"] == 0)
+        return dict(sorted(Counter(column["mode"][unselected].tolist()).items()))
+
+
+def _require_files(files: FieldFiles) -> None:
+    """Refuse a field without all of its files."""
+    missing = files.missing(SDSS.bands)
+    if missing:
+        what = f"field {files.name} has no frame in band{'s' * (len(missing) > 1)} {', '.join(missing)}"
+    elif files.catalogue is None:
+        what = f"field {files.name} has no catalogue"
+    else:
+        return
+    raise DataError(
+        what,
+        where=files.folder,
+        expected="five frames and a photoObj",
+        mend="Fetch it, or pass skip_broken=True (--skip-broken) to go on without this field.",
+    )
+
+
+def _ingest_field(files: FieldFiles, selection: _Selection) -> tuple[Survey, IngestReport]:
+    failures = []
+    try:
+        if files.catalogue is None:
+            _require_files(files)
+        catalogue = read_catalogue(files.catalogue)
+    except DataError as error:
+        if not selection.skip_broken:
+            raise
+        failures.append(str(error))
+        catalogue = Catalogue.empty(files.folder)
+    fate = _Fate(len(catalogue))
+    unselected = selection.apply(catalogue, fate)
+    frames: list[Frame] = []
+    if fate.kept.any():  # otherwise there is nothing to cut, and decompressing takes seconds
+        try:
+            _require_files(files)
+            frames = _read_frames(files)
+        except DataError as error:
+            if not selection.skip_broken:
+                raise
+            failures.append(str(error))
+            fate.drop("missing band" if files.missing(SDSS.bands) else "unreadable frame", fate.kept)
+    stamps, place = _cut_field(frames, catalogue, fate)
+    kept = fate.kept
+    label = catalogue.label[kept]
+    survey = Survey(
+        profile=SDSS,
+        objid=catalogue.objid[kept],
+        ra=catalogue.ra[kept],
+        dec=catalogue.dec[kept],
+        label=label,
+        features=catalogue.features[kept],
+        stamps=Stamps((stamps,)),
+        simulated=False,
+        provenance=_provenance(files, catalogue, frames, selection),
+        columns={name: column[kept] for name, column in {**catalogue.columns, **place}.items()},
+    )
+    report = IngestReport(
+        num_fields=1,
+        total=len(catalogue),
+        kept=len(survey),
+        classes={name: n for k, name in enumerate(CLASSES) if (n := int(np.sum(label == k)))},
+        dropped=fate.counts(),
+        unselected_modes=unselected,
+        failures=tuple(failures),
+    )
+    return survey, report
+
+
+def _read_frames(files: FieldFiles) -> list[Frame]:
+    """Read the frames of a field, a thread a band: decompressing does not hold the interpreter lock."""
+    with ThreadPoolExecutor(min(len(SDSS.bands), os.cpu_count() or 1)) as pool:
+        return list(pool.map(read_frame, (files.frames[band] for band in SDSS.bands)))
+
+
+def _cut_field(
+    frames: Sequence[Frame], catalogue: Catalogue, fate: _Fate
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Cut the stamps of what is kept, drop what cannot be cut, and return where every object lies.
+
+    Returns
+    -------
+    stamps : ndarray of float32, shape (M, bands, size, size)
+        Of the M objects that are kept in the end.
+    place : dict of str to ndarray of float64, shape (N,)
+        Pixel coordinates ``x_u``, ``y_u`` ... on each frame, and ``neighbour``, the distance in arcsec to the
+        nearest other source of the catalogue; NaN if there are no frames.
+    """
+    names = [f"{axis}_{band}" for band in SDSS.bands for axis in "xy"]
+    place = {name: np.full(len(catalogue), np.nan) for name in [*names, "neighbour"]}
+    if not frames:
+        return np.empty((0, len(SDSS.bands), SDSS.stamp_size, SDSS.stamp_size), np.float32), place
+    for frame in frames:
+        place[f"x_{frame.band}"], place[f"y_{frame.band}"] = frame.pixel(catalogue.ra, catalogue.dec)
+    r = SDSS.reference_band
+    place["neighbour"] = SDSS.pixel_scale_arcsec * _nearest(
+        place[f"x_{r}"], place[f"y_{r}"], catalogue.is_source & ~catalogue.is_parent
+    )
+    candidates = np.flatnonzero(fate.kept)
+    inside = np.ones(len(candidates), bool)
+    planes = []
+    for frame in frames:
+        x, y = place[f"x_{frame.band}"][candidates], place[f"y_{frame.band}"][candidates]
+        stamps, fits = cut_stamps(frame.image, x, y)
+        plane = np.full((len(candidates), *stamps.shape[1:]), np.nan, np.float32)
+        plane[fits] = stamps
+        planes.append(plane)
+        inside &= fits
+    cut = np.stack(planes, axis=1)
+    has_pixels = np.isfinite(cut).any(axis=(2, 3)).all(axis=1)
+    fate.drop("off the edge", _mask(candidates[~inside], len(catalogue)))
+    fate.drop("not measured", ~catalogue.measured)
+    fate.drop("no pixels", _mask(candidates[~has_pixels], len(catalogue)))
+    return cut[fate.kept[candidates]], place
+
+
+def _mask(rows: np.ndarray, length: int) -> np.ndarray:
+    mask = np.zeros(length, bool)
+    mask[rows] = True
+    return mask
+
+
+def _nearest(x: np.ndarray, y: np.ndarray, is_source: np.ndarray) -> np.ndarray:
+    """Return each object's distance in pixels to the nearest source other than itself; infinite if none."""
+    nearest = np.full(len(x), np.inf)
+    sources = np.flatnonzero(is_source)
+    for start in range(0, len(x), 512):  # 512 x 10,000 distances at a time
+        rows = np.arange(start, min(start + 512, len(x)))
+        squared = (x[rows, None] - x[sources]) ** 2 + (y[rows, None] - y[sources]) ** 2
+        squared[rows[:, None] == sources] = np.inf
+        nearest[rows] = np.sqrt(squared.min(axis=1, initial=np.inf))
+    return nearest
+
+
+def _provenance(
+    files: FieldFiles, catalogue: Catalogue, frames: Sequence[Frame], selection: _Selection
+) -> dict[str, Any]:
+    read = [frame.path for frame in frames] + ([files.catalogue] if files.catalogue else [])
+    return {
+        "source": "SDSS calibrated frames and photoObj catalogues",
+        "class": "OBJC_TYPE: the survey's morphological star/galaxy separation, not spectroscopy",
+        "selection": {"modes": list(selection.modes), "require_clean": selection.require_clean},
+        "software": {"margformer_fast": __version__, "numpy": np.__version__, "astropy": version("astropy")},
+        "fields": [{"field": files.name, "photoObj": catalogue.software}],
+        "files": [
+            {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in read
+        ],
+    }
