@@ -6,15 +6,29 @@ import mmap
 
 import numpy as np
 
+from .. import _native
 from ..backends import AUTO, Implementation, Operator, Problem
-from ..reference.fits_header import Header, HeaderValue
+from ..reference.fits_header import Header, HeaderValue, Malformed
 from ..reference.fits_header import parse_header as _reference
 
 __all__ = ["BytesLike", "Header", "HeaderValue", "parse_header"]
 
 BytesLike = bytes | bytearray | memoryview | mmap.mmap | np.ndarray
 
-OPERATOR = Operator("parse_header", (Implementation("reference", _reference),))
+
+def _compiled(buffer: memoryview, offset: int) -> Header:
+    values, *rest = _native.compiled().parse_header(buffer, offset)
+    entries = {key: Malformed(*value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return Header(entries, *rest)
+
+
+OPERATOR = Operator(
+    "parse_header",
+    (
+        Implementation("cpp", _compiled, lambda _problem: _native.why_not()),
+        Implementation("reference", _reference),
+    ),
+)
 
 
 def parse_header(buffer: BytesLike, offset: int = 0, *, backend: str = AUTO) -> Header:

@@ -43,10 +43,10 @@ class Malformed:
 class Header(Mapping[str, HeaderValue]):
     """One FITS header, as a mapping from keyword to value, and where its data lie.
 
-    Values are ``bool``, ``int``, ``float``, ``str``, or None where the card gives no value. Integers beyond
-    64 bits are floats. HIERARCH keywords go by their names without the prefix; of a repeated keyword the first
-    counts; COMMENT, HISTORY and other cards without a value are in `text` only. Asking for a keyword that is
-    not there raises KeyError; asking for one whose value cannot be read raises FitsFormatError.
+    Values are ``bool``, ``int``, ``float``, ``str``, or None where a card gives no value. Integers beyond
+    64 bits are floats. HIERARCH keywords go by their names without the prefix; of a repeated keyword the
+    first counts; COMMENT, HISTORY and other cards without a value are in `text` only. Asking for a keyword
+    that is not there raises KeyError; asking for one whose value cannot be read raises FitsFormatError.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def _cards(buffer: memoryview, offset: int) -> Iterator[_Card]:
     """Yield the cards from `offset` up to and with END."""
     if not 0 <= offset < len(buffer):
         raise FitsFormatError(
-            "no header begins here", where=f"byte {offset}", expected=f"0 to {len(buffer) - 1}"
+            "no header begins here", where=f"byte {offset}", expected=f"less than {len(buffer)}, the end"
         )
     for start in range(offset, len(buffer), CARD_SIZE):
         raw = bytes(buffer[start : start + CARD_SIZE])

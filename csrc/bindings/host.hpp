@@ -1,0 +1,10 @@
+// What the module offers on the host.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace margformer::bindings {
+
+void define_host(pybind11::module_& module);
+
+}  // namespace margformer::bindings

@@ -1,0 +1,54 @@
+"""What the compiled module offers. `_native.py` alone imports it."""
+
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+class BuildInfo(TypedDict):
+    version: str
+    source_hash: str
+    compiler: str
+    build_type: str
+    cuda: bool
+    cuda_why_not: str
+    cuda_compiler: str
+    cuda_architectures: str
+
+_Value = bool | int | float | str | tuple[str, str] | None
+
+def build_info() -> BuildInfo: ...
+def decode(
+    array: np.ndarray,
+    rows: NDArray[np.int64],
+    out: NDArray[np.float32],
+    bscale: float,
+    bzero: float,
+    blank: int | None,
+    threads: int,
+) -> None: ...
+
+# values (a pair is why one cannot be read, and where), text, bitpix, shape, data offset and size, next offset
+def parse_header(
+    buffer: memoryview, offset: int
+) -> tuple[dict[str, _Value], str, int, tuple[int, ...], int, int, int]: ...
+
+# The rest is there only if build_info()["cuda"].
+def cuda_devices() -> tuple[int, str]: ...
+def decode_cuda(
+    *,
+    first: int,
+    kind: str,
+    item_size: int,
+    swapped: bool,
+    shape: tuple[int, int, int, int],
+    strides: tuple[int, int, int, int],
+    rows: int,
+    num_rows: int,
+    out: int,
+    bscale: float,
+    bzero: float,
+    blank: int | None,
+    device: int,
+    stream: int,
+) -> None: ...
