@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import DataError
 from ..files import atomic_file
 from .metrics import (
-    accuracy_by_magnitude,
+    CALIBRATION_BINS,
     confident_mistakes,
     confusion,
     expected_calibration_error,
@@ -32,7 +32,8 @@ from .metrics import (
     scores,
     wilson_interval,
 )
-from .results import Outcome, RunHeader, TestSet, by_method, method_name
+from .results import Outcome, RunHeader, TestSet, by_method, method_name, slug
+from .summary import FEWEST_A_BIN, summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,10 +56,18 @@ METHOD_DASHES: tuple[Any, ...] = (
 )
 INK, GREY, PALE = "#222222", "#6b7280", "#d1d5db"
 
-TSNE_OBJECTS = 3000
+TSNE_OBJECTS = 2000
 TSNE_FEWEST = 50
 GALLERY_SIZE = 12
-FEWEST_A_BIN = 10
+_MISSING_PIXEL = (0.85, 0.85, 0.9)
+
+STAGE_NAMES = {
+    "pretrain": "contrastive pre-training",
+    "finetune": "fine-tuning",
+    "probe": "probe on the frozen encoder",
+    "train": "supervised training",
+    "supervised": "supervised training",
+}
 
 _STYLE = {
     "axes.axisbelow": True,
@@ -158,10 +167,12 @@ def _legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, max(len(labels), 1)))
 
 
-def _percent(axis: Any) -> None:
-    from matplotlib.ticker import PercentFormatter
+def _percent(*axes: Any) -> None:
+    """Label axes that run from 0 to 1 in percent, with as many digits as each tick needs."""
+    from matplotlib.ticker import FuncFormatter
 
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
 def _runs(count: int) -> str:
@@ -232,7 +243,7 @@ def learning_curves(header: RunHeader, runs: Sequence[Outcome], index: int = 0) 
                     best = np.argmin(values)
                     label = "lowest validation loss" if k == 0 else None
                     top.plot(epochs[best], values[best], "o", color=shade, ms=6, mec="white", label=label)
-        top.set(title=stage, ylabel="loss")
+        top.set(title=STAGE_NAMES.get(stage, stage), ylabel="loss")
         if rows == 2:
             bottom = grid[1, column]
             bottom.set_visible(measured[stage])
@@ -255,15 +266,15 @@ def learning_curves(header: RunHeader, runs: Sequence[Outcome], index: int = 0) 
 def confusion_matrices(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Figure:
     """Draw one confusion matrix a method: percent of the true class, and mean number of objects a run."""
     methods = by_method(outcomes)
-    columns = min(len(methods), 3)
-    rows = -(-len(methods) // columns)
-    side = 3.0 if len(header.classes) == 2 else 3.4
+    most, side = (4, 2.7) if len(header.classes) == 2 else (3, 3.4)
+    rows = -(-len(methods) // most)
+    columns = -(-len(methods) // rows)
     figure = _figure(
         header,
         "Confusion matrices",
         f"{len(test):,} test objects; percent of the true class.",
         max(6.4, 0.3 + side * columns),
-        0.95 + (side + 0.15) * rows,
+        0.6 + (side + 0.75) * rows,
     )
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(methods) :]:
@@ -293,11 +304,11 @@ def confusion_matrices(header: RunHeader, test: TestSet, outcomes: Sequence[Outc
         axes.set_yticks(ticks, header.classes, rotation=90, va="center")
         axes.tick_params(length=0)
         right = 100 * scores(total).accuracy
-        axes.set_title(f"{method_name(method)}\n", fontsize=10)
+        axes.set_title(method_name(method), fontsize=10, pad=19)
         axes.text(
             0,
             1.02,
-            f"{right:.2f} % right, {_runs(len(runs))}",
+            f"accuracy {right:.2f} %, {_runs(len(runs))}",
             transform=axes.transAxes,
             color=GREY,
             fontsize=8.5,
@@ -333,67 +344,66 @@ def roc_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) ->
         header,
         "ROC curves",
         f"{len(test):,} test objects. Markers: the most probable class.",
-        9.4 if len(wanted) == 1 else 3.9 * len(wanted),
-        4.9 if len(wanted) == 1 else 7.6,
+        9.4 if len(wanted) == 1 else 3.7 * len(wanted),
+        5.3 if len(wanted) == 1 else 8.0,
     )
     grid = figure.subplots(1, 2, squeeze=False).T if len(wanted) == 1 else figure.subplots(2, len(wanted))
     for column, k in enumerate(wanted):
         whole, corner = grid[:, column]
         positive = test.label == k
-        least = 10 ** np.floor(np.log10(1 / np.count_nonzero(~positive)))
+        # Half an object: where a curve is drawn that has not yet let in a single wrong one.
+        least = 0.5 / np.count_nonzero(~positive)
         lowest = 1.0
         for index, (method, runs) in enumerate(by_method(outcomes).items()):
             look = _look(index)
             ranked = [run for run in runs if not run.decides_only]
             area = _pm([roc_auc(positive, run.probability[:, k]) for run in ranked], 4) if ranked else None
-            label = method_name(method) + (f", AUC {area}" if area else ", decides only")
             for run in ranked:
                 curve = roc_curve(positive, run.probability[:, k])
                 false, true = curve.false_positive_rate, curve.true_positive_rate
                 line = {"color": look["color"], "linestyle": look["linestyle"], "alpha": 0.85, "lw": 1.5}
                 whole.plot(false, true, **line)
-                # The true rate at a false rate below one object is that of the last point before it.
                 start = true[np.searchsorted(false, least, side="right") - 1]
                 seen = false > least
                 corner.plot(np.append(least, false[seen]), np.append(start, true[seen]), **line)
-                lowest = min(lowest, float(np.interp(max(0.01, 10 * least), false, true)))
+                lowest = min(lowest, float(np.interp(max(0.003, 4 * least), false, true)))
             points = np.array([_false_and_true_rate(test.label, predict(run.probability), k) for run in runs])
             lowest = min(lowest, points[:, 1].min())
             dots = {"color": look["color"], "marker": look["marker"], "ms": 6, "mec": "white", "mew": 0.6}
             whole.plot(*points.T, ls="", **dots)
             corner.plot(np.maximum(points[:, 0], least), points[:, 1], ls="", **dots)
-            whole.plot(
-                [], [], color=look["color"], ls=look["linestyle"], marker=look["marker"], ms=5, label=label
-            )
+            whole.plot([], [], **look, ms=5, label=area or "decides only")
+            if column == 0:
+                corner.plot([], [], **look, ms=5, label=method_name(method))
         others = classes[1 - k] if len(classes) == 2 else "others"
         whole.plot([0, 1], [0, 1], color=PALE, lw=1, zorder=0)
         whole.set(
             title=f"{classes[k]} against {others}", aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
         )
-        whole.legend(loc="lower right", fontsize=8)
+        whole.legend(loc="lower right", title="area under the curve", alignment="left", handlelength=3)
         floor = max(0.0, np.floor(20 * lowest - 1) / 20)
         corner.set(xscale="log", xlim=(least, 1), ylim=(floor, 1 + 0.02 * (1 - floor)))
         corner.set_title("where contamination is low")
         for axes in (whole, corner):
-            _percent(axes.yaxis)
-            axes.set_ylabel(f"{classes[k]} found (true positive rate)")
-            axes.set_xlabel(f"{others} called {classes[k]} (false positive rate)")
-        _percent(whole.xaxis)
+            _percent(axes.xaxis, axes.yaxis)
+            axes.set_ylabel(f"{classes[k]} found (true positives)")
+            axes.set_xlabel(f"{others} called {classes[k]} (false positives)")
+    _legend_below(figure, grid[1, 0], 4)
     return figure
 
 
 @_styled
 def accuracy_against_magnitude(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Figure:
     """Draw accuracy in bins of r, for all objects and for each true class, with 95 % Wilson intervals."""
-    methods = by_method(outcomes)
+    methods = summarise(header, test, outcomes)
     panels = [("all objects", np.ones(len(test), bool))]
-    panels += [(f"{name}", test.label == k) for k, name in enumerate(header.classes)]
+    panels += [(name, test.label == k) for k, name in enumerate(header.classes)]
     columns = 3 if len(panels) == 3 else 2
     rows = -(-len(panels) // columns)
     figure = _figure(
         header,
         "Accuracy against magnitude",
-        "Bars: 95 % intervals from the number of objects. Grey: objects a bin.",
+        "Bands: 95 % intervals from the number of objects. Grey: how many there are.",
         11.4 if columns == 3 else 10.0,
         1.3 + 3.1 * rows,
     )
@@ -412,26 +422,23 @@ def accuracy_against_magnitude(header: RunHeader, test: TestSet, outcomes: Seque
         axes.set_zorder(counts.get_zorder() + 1)
         axes.patch.set_visible(False)
         lowest = 1.0
-        for index, (method, runs) in enumerate(methods.items()):
-            right = np.mean([predict(run.probability) == test.label for run in runs], axis=0)
-            bins = accuracy_by_magnitude(test.r_obs[who], right[who], edges, minimum=FEWEST_A_BIN)
+        for index, method in enumerate(methods):
+            bins = method.by_magnitude(test, who)
             if not len(bins.count):
                 continue
             used += [bins.lower[0], bins.upper[-1]]
-            lowest = min(lowest, bins.low.min())
-            shift = (index - (len(methods) - 1) / 2) * 0.07 * width
-            bars = np.stack([bins.accuracy - bins.low, bins.high - bins.accuracy])
-            axes.errorbar(
-                bins.centre + shift,
+            lowest = min(lowest, bins.accuracy.min() - 0.04)
+            look = _look(index)
+            axes.fill_between(bins.centre, bins.low, bins.high, color=look["color"], alpha=0.13, lw=0)
+            axes.plot(
+                bins.centre,
                 bins.accuracy,
-                bars,
-                **_look(index),
+                **look,
                 ms=4.5,
                 mec="white",
                 mew=0.5,
                 lw=1.5,
-                elinewidth=1,
-                label=method_name(method),
+                label=method.name,
             )
         if lowest == 1.0 and not axes.has_data():
             axes.text(
@@ -440,7 +447,7 @@ def accuracy_against_magnitude(header: RunHeader, test: TestSet, outcomes: Seque
         axes.set_title(
             f"{name} ({np.count_nonzero(who):,})", color=INK if name == "all objects" else class_colour(name)
         )
-        axes.set_ylim(max(0.0, np.floor(20 * lowest - 0.5) / 20), 1.005)
+        axes.set_ylim(max(0.0, np.floor(20 * lowest) / 20), 1.01)
         _percent(axes.yaxis)
     if used:
         grid[0, 0].set_xlim(min(used) - 0.15 * width, max(used) + 0.15 * width)
@@ -505,6 +512,9 @@ def project(embedding: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarra
 @_styled
 def embedding_map(header: RunHeader, test: TestSet, outcome: Outcome) -> Figure:
     """Draw the map of one run's embedding twice: by true class, with mistakes ringed, and by magnitude."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
     if outcome.embedding is None:
         raise DataError("the run has no embedding", where=f"method {outcome.method!r}, seed {outcome.seed}")
     rows, position, how = project(outcome.embedding)
@@ -517,6 +527,8 @@ def embedding_map(header: RunHeader, test: TestSet, outcome: Outcome) -> Figure:
         5.5,
     )
     by_class, by_magnitude = figure.subplots(1, 2)
+    # The brightest tenth of viridis cannot be seen on white.
+    colours_of_magnitude = ListedColormap(colormaps["viridis_r"](np.linspace(0.1, 1, 256)))
     label = test.label[rows]
     size = float(np.clip(9000 / len(rows), 5, 36))
     # Drawn in random order, so that no class lies on top of the others.
@@ -544,7 +556,7 @@ def embedding_map(header: RunHeader, test: TestSet, outcome: Outcome) -> Figure:
             *position[known].T,
             s=size,
             c=r[known],
-            cmap="viridis_r",
+            cmap=colours_of_magnitude,
             vmin=low,
             vmax=high,
             linewidths=0,
@@ -587,7 +599,7 @@ def reliability_diagram(header: RunHeader, test: TestSet, outcomes: Sequence[Out
         raise DataError("no method gives probabilities to compare with")
     figure = _figure(header, "Reliability", f"{len(test):,} test objects; runs pooled.", 6.6, 6.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    start = 1 / len(header.classes)
+    start = lowest = 1 / len(header.classes)
     top.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (2, 2)), label="perfectly calibrated")
     for index, method in enumerate(by_method(outcomes)):
         if method not in methods:
@@ -601,6 +613,7 @@ def reliability_diagram(header: RunHeader, test: TestSet, outcomes: Sequence[Out
         )
         ece = _pm([expected_calibration_error(test.label, run.probability) for run in runs], 4)
         accuracy = bins.accuracy[there]
+        lowest = min(lowest, *accuracy)
         top.errorbar(
             bins.confidence[there],
             accuracy,
@@ -614,11 +627,10 @@ def reliability_diagram(header: RunHeader, test: TestSet, outcomes: Sequence[Out
             label=f"{method_name(method)}, ECE {ece}",
         )
         bottom.stairs(bins.count / len(runs), bins.edges, color=_look(index)["color"], lw=1.4)
-    top.set(ylabel="right", xlim=(start - 0.02, 1.01), ylim=(0, 1.03))
-    top.legend(loc="upper left")
+    top.set(ylabel="classified correctly", xlim=(start - 0.02, 1.01), ylim=(max(0.0, lowest - 0.05), 1.03))
+    top.legend(loc="lower right")
     bottom.set(yscale="log", ylabel="objects", xlabel="probability of the predicted class")
-    for axis in (top.yaxis, bottom.xaxis):
-        _percent(axis)
+    _percent(top.yaxis, bottom.xaxis)
     return figure
 
 
@@ -627,12 +639,12 @@ def colour_image(stamp: np.ndarray, bands: Sequence[str]) -> np.ndarray:
 
     Red, green and blue are i, r and g (the three middle bands if these are not there). The sky (median) is
     removed, the mean of the three is stretched so that noise stays linear and bright centres do not burn
-    out, and colours keep their ratio.
+    out, and colours keep their ratio where there is light.
 
     Parameters
     ----------
     stamp : ndarray of float, shape (bands, size, size)
-        NaN pixels are drawn as sky.
+        A pixel that is NaN in all three is drawn light grey.
     bands : sequence of str
         Names of the planes.
 
@@ -646,18 +658,28 @@ def colour_image(stamp: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     planes = [names.index(b) for b in "irg"] if set("irg") <= set(names) else [middle + 1, middle, middle - 1]
     image = np.stack([np.asarray(stamp[k % len(names)], np.float64) for k in planes], axis=-1)
     image[~np.isfinite(image)] = np.nan
-    empty = np.isnan(image).all(axis=(0, 1))
-    image[..., empty] = 0.0
-    image = np.nan_to_num(image - np.nanmedian(image, axis=(0, 1)))
+    missing = np.isnan(image).all(axis=-1)
+    known = image[~missing]
+    sky = np.array(
+        [np.median(plane[np.isfinite(plane)]) if np.isfinite(plane).any() else 0.0 for plane in known.T]
+    )
     # Weights that make an object of typical colour (g - r, r - i = 0.6, 0.3 mag) white.
-    image *= (0.75, 1.0, 1.75)
-    noise = 1.4826 * np.median(np.abs(image)) or 1.0
+    image = np.nan_to_num(image - sky) * (0.75, 1.0, 1.75)
     mean = image.mean(axis=-1, keepdims=True)
-    floor, peak = -2 * noise, max(float(mean.max()), 5 * noise)
-    soft = 3 * noise
-    level = np.arcsinh(np.clip(mean - floor, 0, None) / soft) / np.arcsinh((peak - floor) / soft)
-    picture = level * np.clip(image - floor, 0, None) / np.maximum(mean - floor, 0.2 * noise)
-    return np.clip(picture / np.maximum(picture.max(axis=-1, keepdims=True), 1.0), 0, 1)
+    noise = 1.4826 * float(np.median(np.abs(mean[~missing]))) if known.size else 1.0
+    noise = noise or float(np.abs(mean).max()) / 100 or 1.0
+    black, soft = -0.5 * noise, 4 * noise
+    # A bright neighbour at the edge must not decide how the object in the middle looks.
+    quarter = len(mean) // 4
+    peak = max(float(mean[quarter : len(mean) - quarter, quarter : len(mean) - quarter].max()), 7 * noise)
+    level = np.arcsinh(np.clip(mean - black, 0, None) / soft) / np.arcsinh((peak - black) / soft)
+    # Colour only where there is light: that of pure noise would drown a faint object.
+    light = np.clip(mean / (6 * noise), 0, 1)
+    tint = 1 + light * (image / np.maximum(mean, noise) - 1)
+    picture = np.minimum(level, 1.5) * np.clip(tint, 0, 3)
+    picture = np.clip(picture / np.maximum(picture.max(axis=-1, keepdims=True), 1.0), 0, 1)
+    picture[missing] = _MISSING_PIXEL
+    return picture
 
 
 @_styled
@@ -716,56 +738,55 @@ def mistakes_gallery(header: RunHeader, test: TestSet, outcome: Outcome, count: 
 def report_figures(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Iterator[NamedFigure]:
     """Yield the figures of a report one by one, those that its contents allow, with captions.
 
-    The map and the gallery are of the first method's first run that has what they need.
+    The map is of the first run that has an embedding, the gallery of the first run of all.
     """
     methods = by_method(outcomes)
     yield NamedFigure(
         "confusion",
         "Confusion matrices",
-        "Each row is a true class and sums to 100 %; the small number is the count of objects, mean over runs.",
+        "Each row is a true class and sums to 100 %; the small number counts objects, mean over runs.",
         confusion_matrices(header, test, outcomes),
     )
     if np.isfinite(test.r_obs).any():
         yield NamedFigure(
             "accuracy_magnitude",
             "Accuracy against magnitude",
-            f"Fraction classified correctly in bins of observed r magnitude, bins with fewer than {FEWEST_A_BIN} "
-            "objects left out; with several runs each point is their mean.",
+            "Fraction classified correctly in bins of observed r magnitude, mean over runs; "
+            f"bins with fewer than {FEWEST_A_BIN} objects are left out.",
             accuracy_against_magnitude(header, test, outcomes),
         )
     if len(np.unique(test.label)) > 1:
         yield NamedFigure(
             "roc",
             "ROC curves",
-            "How many objects of a class are found against how many others are taken for it, as the threshold "
-            "on its probability moves; the second panel enlarges low contamination.",
+            "How many objects of a class are found against how many others are taken for it, as the "
+            "threshold on its probability moves, one line a run, and enlarged where contamination is low.",
             roc_curves(header, test, outcomes),
         )
     if any(not outcome.decides_only for outcome in outcomes):
         yield NamedFigure(
             "reliability",
             "Reliability",
-            "A calibrated classifier follows the diagonal; ECE is the mean distance from it in 15 bins, weighted "
-            "by objects.",
+            "A calibrated classifier follows the diagonal; ECE is the mean distance from it over objects, "
+            f"in {CALIBRATION_BINS} bins.",
             reliability_diagram(header, test, outcomes),
         )
     embedded = next((outcome for outcome in outcomes if outcome.embedding is not None), None)
-    if embedded is not None and len(test) > 2:
+    if embedded is not None and min(embedded.embedding.shape) > 1:
         yield NamedFigure(
             "embedding",
             "Embedding map",
-            "What the network has learned to call alike: a two-dimensional layout of its representation of test "
-            "objects, which saw no labels when it was laid out.",
+            "What the network has learned to call alike: its representation of test objects laid out in two "
+            "dimensions, without use of their classes.",
             embedding_map(header, test, embedded),
         )
-    first = outcomes[0]
-    shown = test.shown_rows
+    first, shown = outcomes[0], test.shown_rows
     if len(shown) and len(confident_mistakes(test.label[shown], first.probability[shown], 1)):
         yield NamedFigure(
             "mistakes",
             "Most confident mistakes",
-            "Test objects with an image at hand that were misclassified with the highest probability; frame and "
-            "upper line have the colour of the true class.",
+            "The misclassified test objects of highest probability among those whose images are at hand; "
+            "frame and upper line have the colour of the true class.",
             mistakes_gallery(header, test, first),
         )
     for index, (method, runs) in enumerate(methods.items()):
@@ -776,13 +797,6 @@ def report_figures(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]
                 "Loss and validation accuracy of each run against epoch, a column a stage of training.",
                 learning_curves(header, runs, index),
             )
-
-
-def slug(text: str) -> str:
-    """Return `text` as part of a file name: letters, digits, dots and dashes."""
-    return (
-        "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in text).strip("-.") or "run"
-    )
 
 
 @_styled

@@ -15,7 +15,7 @@ METHOD_NAMES = {
     "simclr-probe": "SimCLR, frozen + probe",
     "supervised": "MargFormer, supervised",
     "images-only": "Images only",
-    "features-only": "Features only, boosted trees",
+    "features-only": "Boosted trees on features",
     "survey-separator": "Survey separator",
 }
 """How known methods are called in tables and figures; any other method is called what its run calls it."""
@@ -151,7 +151,7 @@ class Outcome:
         bad = np.flatnonzero(~np.isfinite(p).all(axis=1))
         if len(bad):
             raise DataError(
-                f"{len(bad)} of {len(p)} objects have a probability that is not finite, the first in row {bad[0]}",
+                f"{len(bad)} of {len(p)} probabilities are not finite, the first in row {bad[0]}",
                 where=where,
                 mend="Training has diverged or an input holds NaN.",
             )
@@ -241,6 +241,13 @@ def method_name(method: str) -> str:
     return METHOD_NAMES.get(method, method)
 
 
+def slug(text: str) -> str:
+    """Return `text` as part of a file name: ASCII letters, digits, dots and dashes."""
+    return (
+        "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in text).strip("-.") or "run"
+    )
+
+
 def by_method(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     """Group runs by method, methods in the order of their first run.
 
@@ -268,7 +275,8 @@ def check_results(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome])
     Raises
     ------
     DataError
-        If there is no outcome, a label is outside the classes, or numbers of rows or classes differ.
+        If there is no outcome, a label is outside the classes, numbers of rows or classes differ, or two
+        runs or methods cannot be told apart.
     """
     if not outcomes:
         raise DataError("there is nothing to report", expected="at least one outcome")
@@ -286,4 +294,10 @@ def check_results(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome])
                 where=f"method {outcome.method!r}, seed {outcome.seed}",
                 expected=f"{(len(test), len(header.classes))}: test objects, classes",
             )
-    by_method(outcomes)
+    names: dict[str, str] = {}
+    for method in by_method(outcomes):
+        other = names.setdefault(slug(method), method)
+        if other != method:
+            raise DataError(
+                f"methods {other!r} and {method!r} would have the same file names", mend="Rename one of them."
+            )
