@@ -38,7 +38,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
             _sync_directory(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may never have been made
+            temporary.unlink()
 
 
 @contextmanager
@@ -78,7 +79,7 @@ def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[P
                 if file.is_file():
                     with open(file, "rb+") as handle:
                         os.fsync(handle.fileno())
-            _take_place(temporary, path)
+            _take_place(temporary, path, overwrite)
             _sync_directory(path.parent)
     finally:
         os.close(lock)
@@ -135,13 +136,13 @@ def _remove_abandoned(path: Path) -> None:
                 os.close(lock)
 
 
-def _take_place(temporary: Path, path: Path) -> None:
+def _take_place(temporary: Path, path: Path, overwrite: bool) -> None:
     """Rename `temporary` to `path`; a directory already there is moved aside first, then removed."""
     old = temporary.with_suffix(".old")
-    if path.exists():
+    if overwrite and path.exists():
         path.rename(old)
     try:
-        temporary.rename(path)
+        temporary.rename(path)  # fails if another process has made `path` meanwhile
     except OSError:
         if old.exists():
             old.rename(path)

@@ -88,7 +88,7 @@ class Progress:
         if rate >= 1:
             parts.append(f"{rate:,.0f} {self._unit}/s" if rate >= 100 else f"{rate:.3g} {self._unit}/s")
         elif rate > 0:
-            parts.append(f"{1 / rate:.3g} s/{self._unit}")
+            parts.append(f"{1 / rate:.3g} s/{self._unit.removesuffix('s')}")
         if rate > 0 and self._total is not None and self._done < self._total:
             parts.append(f"{duration((self._total - self._done) / rate)} left")
         else:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cli import FAILURE, OK, Parser, add_output, add_seed, count, on_interrupt, run, table
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..progress import Progress
 
 # What the commands need is imported inside them: --help answers at once.
@@ -55,6 +55,31 @@ def parser() -> Parser:
     )
     add_seed(one)
 
+    one = add(
+        "ingest",
+        _ingest,
+        "cut stamps from SDSS frames and catalogues into a store",
+        "ingest field --out survey",
+    )
+    one.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="folders with frame-* and photoObj-* files"
+    )
+    add_output(one, "the store")
+    one.add_argument(
+        "--modes",
+        type=count,
+        nargs="+",
+        default=[1],
+        metavar="MODE",
+        help="objects to keep: 1 primary, 2 secondary, 4 in the overlap with the next field (1)",
+    )
+    one.add_argument(
+        "--keep-unclean", action="store_true", help="keep objects that the survey does not call clean"
+    )
+    one.add_argument(
+        "--skip-broken", action="store_true", help="pass over fields with a missing or damaged file"
+    )
+
     one = add("verify", _verify, "check every file, row and pixel of a store", "verify survey")
     one.add_argument("folder", type=Path, metavar="DIR", help="a survey store")
 
@@ -94,7 +119,49 @@ def _simulate(options: argparse.Namespace) -> int:
     ):
         for chunk in simulate(options.compact, options.faint, seed=options.seed):
             writer.append(chunk)
+            writer.provenance.update(chunk.provenance)
             progress.update(len(chunk))
+    _print_written(options.out, read_manifest(options.out))
+    return OK
+
+
+def _ingest(options: argparse.Namespace) -> int:
+    from .sdss.files import find_fields
+    from .sdss.ingest import IngestReport, ingest_fields
+    from .store import StoreWriter, read_manifest
+    from .survey import SDSS
+
+    report = IngestReport()
+    fields = ingest_fields(
+        options.folders,
+        modes=options.modes,
+        require_clean=not options.keep_unclean,
+        skip_broken=options.skip_broken,
+    )
+    # Each field comes with its own two lists; the store has those of all.
+    lists: dict[str, list[object]] = {"fields": [], "files": []}
+    with (
+        on_interrupt(_NOTHING_KEPT),
+        StoreWriter(
+            options.out,
+            SDSS,
+            name=options.out.name,
+            simulated=False,
+            provenance={},
+            overwrite=options.overwrite,
+        ) as writer,
+    ):
+        with Progress(len(find_fields(options.folders)), "reading", "fields") as progress:
+            for chunk, account in fields:
+                writer.append(chunk)
+                report += account
+                for name, entries in lists.items():
+                    entries += chunk.provenance[name]
+                writer.provenance.update({**chunk.provenance, **lists, "report": report.to_dict()})
+                progress.update(1, kept=report.kept)
+        print(report.table())
+        if not report.kept:
+            raise DataError("no object was kept, so no store is written", where=options.out)
     _print_written(options.out, read_manifest(options.out))
     return OK
 
@@ -125,8 +192,9 @@ def _info(options: argparse.Namespace) -> int:
     print(_class_table(survey))
     print()
     print(_population_table(survey))
-    print("\nprovenance")
-    print(_indented(manifest.provenance))
+    if manifest.provenance:
+        print("\nprovenance")
+        print(_indented(manifest.provenance))
     return OK
 
 
@@ -144,7 +212,7 @@ def _headline(manifest: Manifest) -> str:
     return (
         f"{manifest.name}: {manifest.count:,} {kind} of {profile.name}\n"
         f"bands {''.join(profile.bands)}, {profile.stamp_size} x {profile.stamp_size} pixels of"
-        f" {profile.pixel_scale_arcsec:g} arcsec, {profile.flux_unit}, 1 of which is {profile.zero_point:g} mag\n"
+        f" {profile.pixel_scale_arcsec:g} arcsec; 1 {profile.flux_unit} is {profile.zero_point:g} mag\n"
         f"{len(manifest.files)} files, {megabytes:,.1f} MB, written {manifest.created} by {manifest.software}"
     )
 
@@ -187,16 +255,17 @@ def _population_table(survey: Survey) -> str:
     return table(["population", *members, "together"], rows)
 
 
-def _indented(value: object, depth: int = 1) -> str:
-    """Return nested mappings as indented lines."""
-    if not isinstance(value, dict) or not value:
-        return f"{'  ' * depth}{value if value else '(none)'}"
+def _indented(value: Mapping[str, object], depth: int = 1) -> str:
+    """Return nested mappings as indented lines; a list of records is only counted."""
     lines = []
     for key, entry in value.items():
-        nested = isinstance(entry, dict) and entry
-        lines.append(f"{'  ' * depth}{key}:" + ("" if nested else f" {entry}"))
-        if nested:
-            lines.append(_indented(entry, depth + 1))
+        head = f"{'  ' * depth}{key}:"
+        if isinstance(entry, dict) and entry:
+            lines += [head, _indented(entry, depth + 1)]
+        elif isinstance(entry, list) and any(isinstance(item, dict | list) for item in entry):
+            lines.append(f"{head} {len(entry)} listed in survey.json")
+        else:
+            lines.append(f"{head} {entry}")
     return "\n".join(lines)
 
 

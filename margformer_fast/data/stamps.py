@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import DataError
-from ..ops.decode import Scaling, decode
+from ..ops.decode import Scaling, checked_rows, decode
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Stamps:
             if part.ndim != 4 or part.shape[2] != part.shape[3]:
                 raise DataError(f"stamps have shape {part.shape}", expected="(N, bands, size, size)")
             if part.shape[1:] != shape:
-                raise DataError(f"stamps of shapes {shape} and {part.shape[1:]} are mixed", expected="one shape")
+                raise DataError(
+                    f"stamps of shapes {shape} and {part.shape[1:]} are mixed", expected="one shape"
+                )
 
     @classmethod
     def channel_last(cls, array: np.ndarray, scaling: Scaling = Scaling()) -> Stamps:
@@ -79,10 +81,14 @@ class Stamps:
         -------
         ndarray of float32, shape (n, bands, size, size)
             Physical values (BSCALE and BZERO applied); BLANK is NaN.
+
+        Raises
+        ------
+        DataError
+            If an index is not in 0 .. N - 1.
         """
-        rows = self.rows if self.rows is not None else np.arange(len(self), dtype=np.int64)
-        if indices is not None:
-            rows = rows[indices]
+        indices = checked_rows(indices, len(self))
+        rows = indices if self.rows is None else self.rows[indices]
         if len(self.parts) == 1:
             return decode(self.parts[0], rows, self.scaling, backend=backend)
         ends = np.cumsum([len(part) for part in self.parts])

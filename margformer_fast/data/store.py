@@ -93,7 +93,7 @@ class StoreWriter:
     simulated : bool
         Whether the objects are simulated.
     provenance : mapping
-        How the survey was made; JSON-able. Entries of each chunk's own provenance replace earlier ones.
+        How the survey was made; JSON-able. What is known later is put into the attribute `provenance`.
     overwrite : bool
         Replace a store that is already there. Nothing but a store or an empty directory is ever replaced.
     shard_size : int
@@ -124,7 +124,7 @@ class StoreWriter:
             raise ConfigError(f"the shard size is {shard_size}", expected="1 or more")
         self._path, self._profile, self._name, self._simulated = Path(path), profile, name, simulated
         self._overwrite, self._shard_size = overwrite, shard_size
-        self._provenance = _json_able(provenance, self._path)
+        self.provenance = _json_able(provenance, self._path)
         self._objids: list[np.ndarray] = []
         self._counts = dict.fromkeys(_CLASS_NAMES.tolist(), 0)
         self._columns: tuple[str, ...] = ()
@@ -173,6 +173,8 @@ class StoreWriter:
         problems = _catalog_problems(survey)
         if problems:
             raise DataError(problems[0], where=self._path)
+        if len(survey) == 0:
+            return
         if self._catalog is None:
             self._columns = tuple(survey.columns)
             table = TableStream(self._folder / CATALOG, _columns(survey), "CATALOG", self._cards())
@@ -183,7 +185,6 @@ class StoreWriter:
                 where=self._path,
                 expected=f"{sorted(self._columns)}, as before",
             )
-        self._provenance.update(_json_able(survey.provenance, self._path))
         for start in range(0, len(survey), _BLOCK):
             block = survey.select(np.arange(start, min(start + _BLOCK, len(survey))))
             self._append_pixels(block)
@@ -242,7 +243,7 @@ class StoreWriter:
             counts=self._counts,
             stamps=tuple(self._shards),
             catalog=_describe(self._folder / CATALOG, self._catalog.count),
-            provenance=self._provenance,
+            provenance=_json_able(self.provenance, self._path),
         ).write(self._folder)
 
     def _cards(self) -> list[Card]:
