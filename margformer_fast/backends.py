@@ -113,6 +113,7 @@ class Operator:
         self.name = name
         self.implementations = implementations
         self._announced: set[str] = set()
+        self._used: set[str] = set()
         # Asking is cheap but not free, and a training step asks for the same shapes again and again.
         self._choose = lru_cache(maxsize=256)(self._choose_uncached)
         _registry[name] = self
@@ -121,6 +122,11 @@ class Operator:
     def backends(self) -> tuple[str, ...]:
         """Names of the implementations."""
         return tuple(implementation.name for implementation in self.implementations)
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Names of the implementations that calls of this process were given, for the record of a run."""
+        return tuple(name for name in self.backends if name in self._used)
 
     def why_not(self, problem: Problem) -> dict[str, tuple[str, ...]]:
         """Return each backend's reasons not to run `problem`; none means that it can."""
@@ -159,6 +165,7 @@ class Operator:
             if wanted in (AUTO, implementation.name) and not reasons[implementation.name]:
                 if wanted == AUTO:
                     self._announce(implementation.name, reasons)
+                self._used.add(implementation.name)
                 return implementation
         told = " | ".join(f"{name}: {'; '.join(why) or 'can run'}" for name, why in reasons.items())
         raise BackendUnavailable(

@@ -57,6 +57,8 @@ class ModelConfig(_Settings):
         Of attention weights and hidden units.
     photometry_dropout : float
         In the network that embeds the photometry.
+    scale_inputs : bool
+        Whether photometry is standardised and pixels compressed first; the published models take raw values.
     """
 
     form: str = "margformer"
@@ -71,6 +73,7 @@ class ModelConfig(_Settings):
     num_features: int = 24
     dropout: float = 0.1
     photometry_dropout: float = 0.25
+    scale_inputs: bool = True
 
     def __post_init__(self) -> None:
         _require(self.form in ("margformer", "lvit"), "form", self.form, "'margformer' or 'lvit'")

@@ -1,0 +1,263 @@
+"""Experiments 1-3 as data: their populations, the sizes of a run, and how a source becomes three sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .config import LVIT, FitConfig, ModelConfig
+from .data.margnet import is_margnet, published_experiment_split, read_margnet
+from .data.populations import experiment3, population
+from .data.splits import Split, hashed_split, object_hash, spatial_split
+from .data.store import is_store, read_store
+from .data.survey import CLASSES, TASKS, Survey
+from .errors import ConfigError, DataError
+
+TEST_FRACTION, VAL_FRACTION = 0.125, 0.1428
+"""Shares of the published splits: of all objects, and of those that are left."""
+
+SPLIT_SEED = 0
+"""Splits do not follow the seed of a run, so that runs with different seeds share their test objects."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One of the three published experiments.
+
+    Parameters
+    ----------
+    number : int
+        1, 2 or 3.
+    question : str
+        What it asks.
+    trained_on : str
+        Population of the training and validation objects.
+    tested_on : str
+        Population of the test objects; "experiment-3" is the published magnitude-balanced set.
+    """
+
+    number: int
+    question: str
+    trained_on: str
+    tested_on: str
+
+
+EXPERIMENTS = {
+    1: Experiment(1, "How well are compact sources told apart?", "compact", "compact"),
+    2: Experiment(2, "And compact sources that are faint as well?", "faint-compact", "faint-compact"),
+    3: Experiment(3, "Does what was learned on compact sources hold for faint ones?", "compact", "experiment-3"),
+}
+
+MODELS = {
+    "margformer-64": ModelConfig(slots=64),
+    "margformer-128": ModelConfig(slots=128),
+    "lvit": LVIT,
+}
+"""The published forms of the encoder."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The size of a run.
+
+    Parameters
+    ----------
+    depth : int or None
+        Layers of the encoder; None for the published depth.
+    dropout : bool
+        Whether to drop out as published; a run of few epochs underfits and is better without.
+    pretrain, finetune, supervised, probe : FitConfig
+        The stages.
+    runs : int
+        Runs over which results are averaged.
+    num_compact, num_faint : int
+        Objects of the simulated survey's two samples, all classes together.
+    max_train : int or None
+        Training objects at most.
+    """
+
+    depth: int | None
+    dropout: bool
+    pretrain: FitConfig
+    finetune: FitConfig
+    supervised: FitConfig
+    probe: FitConfig
+    runs: int
+    num_compact: int
+    num_faint: int
+    max_train: int | None
+
+    def model(self, name: str, survey: Survey) -> ModelConfig:
+        """Return the settings of model `name` at this size, for the bands and features of `survey`."""
+        config = replace(
+            MODELS[name],
+            size=survey.stamps.size,
+            num_bands=len(survey.profile.bands),
+            num_features=survey.profile.num_features,
+        )
+        if self.depth is not None:
+            config = replace(config, depth=self.depth)
+        return config if self.dropout else replace(config, dropout=0.0, photometry_dropout=0.0)
+
+
+PRESETS = {
+    # Sized so that two runs take minutes on two cores.
+    "quick": Preset(
+        depth=4,
+        dropout=False,
+        pretrain=FitConfig(4, 4, 256, 2e-3, "cosine", clip_norm=1.0),
+        finetune=FitConfig(8, 8, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
+        supervised=FitConfig(16, 16, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
+        probe=FitConfig(60, 10, 256, 1e-2, "cosine"),
+        runs=2,
+        num_compact=24_000,
+        num_faint=12_000,
+        max_train=8_000,
+    ),
+    # The published sizes and durations.
+    "paper": Preset(
+        depth=None,
+        dropout=True,
+        pretrain=FitConfig(300, 20, 1024, 3e-3),
+        finetune=FitConfig(100, 30, 512, 1e-3),
+        supervised=FitConfig(300, 30, 512, 1e-3),
+        probe=FitConfig(100, 10, 512, 3e-4, weight_decay=1e-4),
+        runs=3,
+        num_compact=240_000,
+        num_faint=150_000,
+        max_train=None,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The three sets of an experiment.
+
+    Parameters
+    ----------
+    train, val, test : Survey
+        Disjoint sets of objects, of the classes of the task alone.
+    source : str
+        Where they came from, in words.
+    warnings : tuple of str
+        What a reader of the results must know.
+    """
+
+    train: Survey
+    val: Survey
+    test: Survey
+    source: str
+    warnings: tuple[str, ...] = ()
+
+
+def make_sets(
+    path: Path,
+    experiment: int,
+    task: str,
+    *,
+    chosen_population: str | None = None,
+    split: str = "object",
+    max_train: int | None = None,
+) -> Sets:
+    """Make the sets of an experiment from a survey store or a directory of published arrays.
+
+    Parameters
+    ----------
+    path : Path
+        A survey store, or a directory with MargNet's arrays, whose published split is then used.
+    experiment : int
+        1, 2 or 3.
+    task : str
+        ``sg`` or ``sgq``. Objects of other classes are left out.
+    chosen_population : str, optional
+        Train and test on this population instead of the experiment's own.
+    split : {"object", "sky"}
+        For a store: by a hash of the object's identifier, or into strips of sky a stamp apart.
+    max_train : int, optional
+        Keep at most this many training objects.
+
+    Returns
+    -------
+    Sets
+
+    Raises
+    ------
+    ConfigError
+        If options contradict each other.
+    DataError
+        If the data cannot be read, or a set would be empty.
+    """
+    if is_store(path):
+        sets = _from_store(path, experiment, task, chosen_population, split)
+    elif is_margnet(path):
+        if chosen_population is not None or split != "object":
+            raise ConfigError(
+                "--population and --split do not go with published arrays, whose populations and splits are fixed"
+            )
+        sets = _from_margnet(path, experiment, task)
+    else:
+        raise DataError(
+            "is neither a survey store nor a directory of published arrays" if path.exists() else "does not exist",
+            where=path,
+            expected="survey.json, or X_exp1.npy and its companions",
+            mend="Make a store with `python -m margformer_fast.data`.",
+        )
+    if max_train is not None and len(sets.train) > max_train:
+        ranked = np.argsort(object_hash(sets.train.objid, SPLIT_SEED), kind="stable")
+        warning = f"{max_train:,} of {len(sets.train):,} training objects were used"
+        train = sets.train.select(np.sort(ranked[:max_train]))
+        sets = replace(sets, train=train, warnings=(*sets.warnings, warning))
+    return sets
+
+
+def _of_task(survey: Survey, task: str) -> np.ndarray:
+    return np.isin(survey.label, [CLASSES.index(name) for name in TASKS[task]])
+
+
+def _from_store(path: Path, experiment: int, task: str, chosen: str | None, split: str) -> Sets:
+    survey = read_store(path)
+    plan = EXPERIMENTS[experiment]
+    trained_on = chosen or plan.trained_on
+    in_task = _of_task(survey, task)
+    base = survey.select(population(survey, trained_on) & in_task)
+    sides = _split(base, split)
+    train, val = base.select(sides.train), base.select(sides.val)
+    if plan.tested_on == "experiment-3" and chosen is None:
+        if split == "sky":
+            raise ConfigError("--split sky does not go with --exp 3, whose test set is chosen by magnitude")
+        seen = np.concatenate([train.objid, val.objid])
+        test = survey.select(experiment3(survey, task, seen, SPLIT_SEED))
+    else:
+        test = base.select(sides.test)
+    kind = "simulated survey" if survey.simulated else "survey store"
+    warnings = []
+    if chosen is not None:
+        warnings.append(f"trained and tested on population {chosen!r}, not on the experiment's own")
+    return Sets(train, val, test, f"{kind} {path.name} ({len(survey):,} objects)", tuple(warnings))
+
+
+def _split(survey: Survey, split: str) -> Split:
+    if split == "sky":
+        gap = survey.stamps.size * survey.profile.pixel_scale_arcsec
+        return spatial_split(survey.ra, survey.dec, 0.25, 0.15, gap_arcsec=gap)
+    return hashed_split(survey.objid, TEST_FRACTION, VAL_FRACTION, SPLIT_SEED)
+
+
+def _from_margnet(path: Path, experiment: int, task: str) -> Sets:
+    trained = read_margnet(path, 1 if experiment == 3 else experiment, task)
+    sides = published_experiment_split(trained, 1 if experiment == 3 else experiment, task)
+    train, val = trained.select(sides.train), trained.select(sides.val)
+    source, warnings = f"published arrays in {path.name}", []
+    if experiment != 3:
+        return Sets(train, val, trained.select(sides.test), source)
+    tested = read_margnet(path, 3, task)
+    leaked = np.isin(tested.objid, np.concatenate([train.objid, val.objid]))
+    if leaked.any():
+        warnings.append(
+            f"{leaked.sum():,} of {len(tested):,} published test objects were trained or validated on, and are left out"
+        )
+    return Sets(train, val, tested.select(~leaked), source, tuple(warnings))
+

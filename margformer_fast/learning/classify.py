@@ -1,0 +1,135 @@
+"""Supervised training of an encoder and its head, from scratch or after pre-training, and prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..config import AugmentConfig, FitConfig
+from ..nn.inputs import ScaledEncoder
+from ..ops.augment_patchify import augment_patchify
+from .device import autocast
+from .loop import Stage, run_stage
+from .samples import Samples
+
+_PREDICT_BATCH = 512
+
+
+def train_classifier(
+    model: ScaledEncoder,
+    train: Samples,
+    val: Samples,
+    config: FitConfig,
+    augmentation: AugmentConfig,
+    *,
+    use_photometry: bool = True,
+    precision: str,
+    seed: int,
+    directory: Path,
+    name: str,
+    label: str,
+) -> list[dict[str, float]]:
+    """Train all weights of a model on labels, and leave it with those of the lowest validation loss.
+
+    Parameters
+    ----------
+    model : ScaledEncoder
+        Trained in place; fresh weights for supervised training, pre-trained ones for fine-tuning.
+    train, val : Samples
+        Labelled objects. Validation objects are seen as they are, not augmented.
+    config : FitConfig
+        How long and how fast.
+    augmentation : AugmentConfig
+        Views of training stamps.
+    use_photometry : bool
+        False hides the photometry: an images-only classifier.
+    precision : {"fp32", "bf16"}
+        Of the encoder's products; the loss is always fp32.
+    seed : int
+        Seed of the run.
+    directory : Path
+        Where ``<name>.safetensors`` is kept, and found again by a resumed run.
+    name : str
+        Of the stage.
+    label : str
+        Start of the progress line.
+
+    Returns
+    -------
+    list of dict
+        One entry an epoch, with ``val_accuracy``; see :func:`margformer_fast.learning.loop.run_stage`.
+
+    Raises
+    ------
+    DataError
+        If a set lacks a class of the task or holds another; see also
+        :func:`margformer_fast.learning.loop.run_stage`.
+    """
+    train.require_classes()
+    val.require_classes()
+    model.to(train.device)
+
+    def loss(rows: np.ndarray, epoch: int) -> torch.Tensor:
+        patch_NPL = augment_patchify(
+            train.images(rows),
+            train.survey.objid[rows],
+            augmentation,
+            seed=seed,
+            epoch=epoch,
+            num_views=1,
+            patch_size=model.config.patch_size,
+        )[0]
+        with autocast(train.device, precision):
+            logits = model(train.photometry[rows] if use_photometry else None, patch_NPL)
+        return F.cross_entropy(logits.float(), train.label[rows])
+
+    def validate() -> dict[str, float]:
+        probability, _ = predict(model, val, use_photometry=use_photometry, precision=precision)
+        label = val.label.cpu().numpy()
+        picked = probability[np.arange(len(label)), label]
+        return {
+            "val_loss": float(-np.log(np.maximum(picked, 1e-300)).mean()),
+            "val_accuracy": float((probability.argmax(axis=1) == label).mean()),
+        }
+
+    stage = Stage(name, 2, model, len(train), config, loss, validate)
+    return run_stage(stage, seed=seed, directory=directory, label=label)
+
+
+@torch.no_grad()
+def predict(
+    model: ScaledEncoder, samples: Samples, *, use_photometry: bool = True, precision: str = "fp32"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Classify and embed objects, as they are.
+
+    Parameters
+    ----------
+    model : ScaledEncoder
+        Put into evaluation mode.
+    samples : Samples
+        Objects.
+    use_photometry : bool
+        False hides the photometry.
+    precision : {"fp32", "bf16"}
+        Of the encoder's products.
+
+    Returns
+    -------
+    probability : ndarray of float64, shape (N, C)
+        Class probabilities.
+    embedding : ndarray of float32, shape (N, D)
+        What the head looked at.
+    """
+    model.eval()
+    probability, embedding = [], []
+    for start in range(0, len(samples), _PREDICT_BATCH):
+        rows = np.arange(start, min(start + _PREDICT_BATCH, len(samples)))
+        with autocast(samples.device, precision):
+            h_ND = model.embed(samples.photometry[rows] if use_photometry else None, samples.images(rows))
+            logits = model.head(h_ND)
+        probability.append(logits.double().softmax(dim=1).cpu().numpy())
+        embedding.append(h_ND.float().cpu().numpy())
+    return np.concatenate(probability), np.concatenate(embedding)

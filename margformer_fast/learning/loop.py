@@ -1,0 +1,212 @@
+"""The one training loop: epochs, early stopping, best weights, checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..config import FitConfig
+from ..errors import DataError
+from ..progress import Progress
+from ..reference.random import derive_seed
+from .checkpoint import load_tensors, load_weights, pack_optimizer, save_tensors, unpack_optimizer
+
+_SAVE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage of training does; :func:`run_stage` runs it.
+
+    Parameters
+    ----------
+    name : str
+        Names the checkpoint file and the progress line.
+    number : int
+        Tells the stages of a run apart where random numbers are keyed.
+    model : nn.Module
+        Its parameters that require a gradient are trained.
+    num_objects : int
+        Size of the training set.
+    config : FitConfig
+        How long and how fast.
+    loss : callable
+        ``loss(rows, epoch)`` gives the mean loss over the objects at `rows`, in training mode.
+    validate : callable
+        ``validate()`` gives a dictionary with at least ``val_loss``, in evaluation mode.
+    """
+
+    name: str
+    number: int
+    model: nn.Module
+    num_objects: int
+    config: FitConfig
+    loss: Callable[[np.ndarray, int], torch.Tensor]
+    validate: Callable[[], dict[str, float]]
+
+
+def batches(num_objects: int, batch_size: int, seed: int) -> list[np.ndarray]:
+    """Return a shuffled pass over all objects in batches of nearly equal size, at most `batch_size`.
+
+    A small last batch would have fewer negatives and so a lower contrastive loss; there is none.
+    """
+    order = np.random.default_rng(seed).permutation(num_objects)
+    return np.array_split(order, math.ceil(num_objects / batch_size))
+
+
+def _rate(config: FitConfig, progress: float) -> float:
+    """Return the learning rate when `progress` of all steps are done."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    warm_up = 0.05
+    if progress < warm_up:
+        return config.learning_rate * progress / warm_up
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+class _State:
+    """Everything that a checkpoint holds beside the model."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        trained = [p for p in stage.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            trained, lr=stage.config.learning_rate, weight_decay=stage.config.weight_decay
+        )
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, torch.Tensor] = {}
+        self.done = False
+
+    def keep_best(self) -> None:
+        # A copy: the state dict's tensors are the live weights, and would follow them.
+        self.best = {name: value.detach().clone() for name, value in self.stage.model.state_dict().items()}
+
+    @property
+    def best_epoch(self) -> int:
+        return min(range(len(self.history)), key=lambda i: self.history[i]["val_loss"]) + 1
+
+    def save(self, path: Path, key: dict[str, Any]) -> None:
+        groups = {"best": self.best}
+        if not self.done:
+            groups |= {"model": self.stage.model.state_dict(), "optimizer": pack_optimizer(self.optimizer)}
+        tensors = {f"{group}/{name}": value for group, items in groups.items() for name, value in items.items()}
+        save_tensors(path, tensors, {"key": key, "history": self.history, "done": self.done})
+
+    def load(self, path: Path, key: dict[str, Any]) -> None:
+        tensors, about = load_tensors(path)
+        if about["key"] != key:
+            changed = sorted(k for k in key | about["key"] if key.get(k) != about["key"].get(k))
+            raise DataError(
+                f"was written with other settings ({', '.join(changed)})",
+                where=path,
+                mend="Resume with the settings of the first start, or choose another --out.",
+            )
+        groups: dict[str, dict[str, torch.Tensor]] = {"best": {}, "model": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            group, _, rest = name.partition("/")
+            groups[group][rest] = value
+        self.history, self.done, self.best = about["history"], about["done"], groups["best"]
+        if not self.done:
+            load_weights(self.stage.model, groups["model"], path)
+            unpack_optimizer(self.optimizer, groups["optimizer"])
+
+
+def run_stage(stage: Stage, *, seed: int, directory: Path, label: str) -> list[dict[str, float]]:
+    """Train until the validation loss stops falling, and leave the best weights in the model.
+
+    A checkpoint in `directory` is taken up where it stopped. Shuffling, dropout and augmentation are keyed
+    by (seed, stage, epoch), so the result is the same whether or not a run was interrupted.
+
+    Parameters
+    ----------
+    stage : Stage
+        What to train.
+    seed : int
+        Seed of the run.
+    directory : Path
+        Where ``<stage>.safetensors`` is kept.
+    label : str
+        Start of the progress line.
+
+    Returns
+    -------
+    list of dict
+        One entry an epoch: ``epoch``, ``train_loss``, what `validate` returned, ``seconds`` and ``rate``
+        (objects a second).
+
+    Raises
+    ------
+    DataError
+        If a loss is not finite, or a checkpoint is damaged or was written with other settings.
+    """
+    config, path = stage.config, directory / f"{stage.name}.safetensors"
+    state = _State(stage)
+    key = {"stage": stage.name, "seed": seed, "num_objects": stage.num_objects, **config.to_dict()}
+    if path.exists():
+        state.load(path, key)
+    saved = time.monotonic()
+    if state.done:
+        load_weights(stage.model, state.best, path)
+        return state.history
+    total, before = config.max_epochs * stage.num_objects, len(state.history) * stage.num_objects
+    with Progress(total, label, "objects", initial=before) as progress:
+        while not state.done:
+            epoch = len(state.history) + 1
+            state.history.append(_run_epoch(state, epoch, seed, progress))
+            if state.best_epoch == epoch:
+                state.keep_best()
+            state.done = epoch >= config.max_epochs or epoch - state.best_epoch >= config.patience
+            if state.done or time.monotonic() - saved > _SAVE_SECONDS:
+                state.save(path, key)
+                saved = time.monotonic()
+    load_weights(stage.model, state.best, path)
+    return state.history
+
+
+def _run_epoch(state: _State, epoch: int, seed: int, progress: Progress) -> dict[str, float]:
+    stage, config = state.stage, state.stage.config
+    started = time.monotonic()
+    epoch_seed = derive_seed(seed, stage.number, epoch)
+    torch.manual_seed(epoch_seed)
+    parts = batches(stage.num_objects, config.batch_size, epoch_seed)
+    total = 0.0
+    stage.model.train()
+    for k, rows in enumerate(parts):
+        rate = _rate(config, (epoch - 1 + (k + 0.5) / len(parts)) / config.max_epochs)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        loss = stage.loss(rows, epoch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DataError(
+                f"the loss is {value} in epoch {epoch}, step {k + 1}",
+                where=stage.name,
+                mend="Lower the learning rate, or check the data for extreme values.",
+            )
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(stage.model.parameters(), config.clip_norm)
+        state.optimizer.step()
+        total += value * len(rows)
+        progress.update(len(rows), epoch=f"{epoch}/{config.max_epochs}", loss=value)
+    stage.model.eval()
+    with torch.no_grad():
+        checked = stage.validate()
+    seconds = time.monotonic() - started
+    progress.update(0, val=checked["val_loss"])
+    return {
+        "epoch": epoch,
+        "train_loss": total / stage.num_objects,
+        **checked,
+        "seconds": seconds,
+        "rate": stage.num_objects / seconds,
+    }

@@ -1,0 +1,100 @@
+"""SimCLR pre-training: two views of an object are to agree, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..config import AugmentConfig, FitConfig
+from ..errors import ConfigError
+from ..nn.inputs import ScaledEncoder
+from ..nn.simclr import SimCLR
+from ..ops.augment_patchify import augment_patchify
+from ..ops.nt_xent import nt_xent
+from .device import autocast
+from .loop import Stage, run_stage
+from .samples import Samples
+
+PHOTOMETRY = ("hidden", "shared")
+"""What pre-training shows of the photometry: nothing, or the same features with both views. The second is
+the published three-class recipe, whose task can be solved without a look at the images."""
+
+_PROJECTOR_WIDTH = {"margformer": 128, "lvit": 1024}
+
+
+def pretrain(
+    encoder: ScaledEncoder,
+    train: Samples,
+    val: Samples,
+    config: FitConfig,
+    augmentation: AugmentConfig,
+    *,
+    photometry: str,
+    precision: str,
+    seed: int,
+    directory: Path,
+    label: str,
+) -> list[dict[str, float]]:
+    """Pre-train an encoder in place, and leave it with the weights of the lowest validation loss.
+
+    Parameters
+    ----------
+    encoder : ScaledEncoder
+        Trained in place. Its head is left alone.
+    train, val : Samples
+        Objects; their labels are not looked at.
+    config : FitConfig
+        How long, how fast, and the temperature.
+    augmentation : AugmentConfig
+        What the views are.
+    photometry : {"hidden", "shared"}
+        See :data:`PHOTOMETRY`.
+    precision : {"fp32", "bf16"}
+        Of the encoder's products; the loss is always fp32.
+    seed : int
+        Seed of the run.
+    directory : Path
+        Where ``pretrain.safetensors`` is kept, and found again by a resumed run.
+    label : str
+        Start of the progress line.
+
+    Returns
+    -------
+    list of dict
+        One entry an epoch; see :func:`margformer_fast.learning.loop.run_stage`. The validation loss uses
+        the same views in every epoch, so epochs compare.
+
+    Raises
+    ------
+    ConfigError
+        If `photometry` is not known.
+    DataError
+        See :func:`margformer_fast.learning.loop.run_stage`.
+    """
+    if photometry not in PHOTOMETRY:
+        raise ConfigError(f"photometry is {photometry!r}", expected=" | ".join(PHOTOMETRY))
+    model = SimCLR(encoder, encoder.config.dim, hidden=_PROJECTOR_WIDTH[encoder.config.form]).to(train.device)
+
+    def loss(samples: Samples, rows: np.ndarray, epoch: int) -> torch.Tensor:
+        patch_VNPL = augment_patchify(
+            samples.images(rows),
+            samples.survey.objid[rows],
+            augmentation,
+            seed=seed,
+            epoch=epoch,
+            num_views=2,
+            patch_size=encoder.config.patch_size,
+        )
+        features = None if photometry == "hidden" else samples.photometry[rows].repeat(2, 1)
+        with autocast(samples.device, precision):
+            z1_ND, z2_ND = model(features, patch_VNPL.flatten(0, 1)).float().chunk(2)
+        return nt_xent(z1_ND, z2_ND, temperature=config.temperature)
+
+    def validate() -> dict[str, float]:
+        parts = np.array_split(np.arange(len(val)), max(1, round(len(val) / config.batch_size)))
+        return {"val_loss": sum(loss(val, rows, 0).item() * len(rows) for rows in parts) / len(val)}
+
+    stage = Stage("pretrain", 1, model, len(train), config, lambda rows, epoch: loss(train, rows, epoch), validate)
+    return run_stage(stage, seed=seed, directory=directory, label=label)

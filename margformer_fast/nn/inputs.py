@@ -1,0 +1,105 @@
+"""Scaling of raw inputs, kept inside the model so that a saved model takes survey units."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..config import ModelConfig
+from ..ops.patchify import patchify
+from .encoder import Encoder, make_encoder
+
+_FEATURE_LIMIT = 10.0
+
+
+class InputScaling(nn.Module):
+    """Standardise photometry and compress the range of pixels.
+
+    Photometry becomes (x - mean) / std, limited to +-10 so that a rare outlier (a radius of 30 arcsec, five
+    magnitudes of extinction) cannot saturate the network. Pixels become asinh(x / noise), linear in the
+    noise and logarithmic in bright cores (Lupton, Gunn & Szalay 1999, AJ 118, 1406). The published recipe
+    scales nothing: ``config.scale_inputs = False``.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Number of features and bands, and whether inputs are scaled at all.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.active = config.scale_inputs
+        self.register_buffer("mean", torch.zeros(config.num_features))
+        self.register_buffer("std", torch.ones(config.num_features))
+        self.register_buffer("noise", torch.ones(config.num_bands))
+
+    def fit(self, photometry: torch.Tensor, noise: torch.Tensor) -> None:
+        """Take the scales from a training set.
+
+        Parameters
+        ----------
+        photometry : Tensor, shape (N, F)
+            Features of the training set; one that never varies is only shifted.
+        noise : Tensor, shape (C,)
+            Typical pixel noise in each band, in the survey's flux unit, above zero.
+        """
+        std, mean = torch.std_mean(photometry, dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 0, std, 1.0))
+        self.noise.copy_(noise)
+
+    def forward(self, photometry: torch.Tensor, patch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale photometry (B, F) and patch tokens (B, P, p*p*C), whose bands run fastest."""
+        if not self.active:
+            return photometry, patch
+        photometry = ((photometry - self.mean) / self.std).clamp(-_FEATURE_LIMIT, _FEATURE_LIMIT)
+        value = patch.unflatten(-1, (-1, len(self.noise)))
+        return photometry, torch.asinh(value / self.noise).flatten(-2)
+
+
+class ScaledEncoder(nn.Module):
+    """An encoder that takes photometry and stamps in survey units.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Form and size of the encoder.
+    num_classes : int
+        Number of classes of its head.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config, self.num_classes = config, num_classes
+        self.inputs = InputScaling(config)
+        self.encoder: Encoder = make_encoder(config, num_classes)
+
+    def embed(self, photometry: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:
+        """Represent objects.
+
+        Parameters
+        ----------
+        photometry : Tensor, shape (B, F), or None
+            Features in survey units. None hides the photometry: the encoder sees zeros, as in the
+            published image-only pre-training.
+        image : Tensor, shape (B, C, S, S) or (B, P, p*p*C)
+            Stamps in the survey's flux unit, or their patch tokens.
+
+        Returns
+        -------
+        Tensor, shape (B, D)
+        """
+        patch = patchify(image, self.config.patch_size) if image.ndim == 4 else image
+        hidden = photometry is None
+        if photometry is None:
+            photometry = self.inputs.mean.expand(len(patch), -1)
+        photometry, patch = self.inputs(photometry, patch)
+        return self.encoder.embed(torch.zeros_like(photometry) if hidden else photometry, patch)
+
+    def head(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Map embeddings (B, D) to logits (B, num_classes)."""
+        return self.encoder.head(embedding)
+
+    def forward(self, photometry: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:
+        """Return logits, shape (B, num_classes); arguments as for :meth:`embed`."""
+        return self.head(self.embed(photometry, image))

@@ -1,0 +1,300 @@
+"""One experiment from data to report: runs, methods, baselines, and a directory that explains itself."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import __version__
+from .backends import operators
+from .config import AugmentConfig
+from .data.survey import TASKS
+from .errors import DataError, OutputError
+from .evaluation.baselines import decisions, features_only, survey_separator
+from .evaluation.metrics import confident_mistakes
+from .evaluation.report import ReportPaths, write_report
+from .evaluation.results import Outcome, RunHeader, TestSet
+from .experiments import PRESETS, Sets
+from .files import read_json, write_json
+from .learning.checkpoint import save_model
+from .learning.classify import predict, train_classifier
+from .learning.pretrain import pretrain
+from .learning.probe import train_probe
+from .learning.samples import Samples
+from .nn.inputs import ScaledEncoder
+from .reference.random import derive_seed
+
+_PREVIEWS = 24
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What is run; written to ``run.json`` and compared when a run is resumed.
+
+    Parameters
+    ----------
+    experiment : int
+        1, 2 or 3.
+    task : str
+        ``sg`` or ``sgq``.
+    method : str
+        ``simclr`` or ``supervised``.
+    model : str
+        A key of :data:`margformer_fast.experiments.MODELS`.
+    preset : str
+        A key of :data:`margformer_fast.experiments.PRESETS`.
+    runs, seed : int
+        Seeds are ``seed``, ``seed + 1``, ...
+    precision : str
+        ``fp32`` or ``bf16``.
+    pretrain_photometry : str
+        See :data:`margformer_fast.learning.pretrain.PHOTOMETRY`.
+    probe : str
+        Kind of the probe after SimCLR.
+    baselines : tuple of str
+        From ``features`` and ``images``.
+    data : str
+        Source of the objects, in words.
+    population, split : str
+        As for :func:`margformer_fast.experiments.make_sets`.
+    """
+
+    experiment: int
+    task: str
+    method: str
+    model: str
+    preset: str
+    runs: int
+    seed: int
+    precision: str
+    pretrain_photometry: str
+    probe: str
+    baselines: tuple[str, ...]
+    data: str
+    population: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found, and where its report is.
+
+    Parameters
+    ----------
+    header : RunHeader
+        What was run on what.
+    test : TestSet
+        The objects tested on.
+    outcomes : list of Outcome
+        One for each method and run.
+    paths : ReportPaths
+        The report's files.
+    """
+
+    header: RunHeader
+    test: TestSet
+    outcomes: list[Outcome]
+    paths: ReportPaths
+
+
+def open_directory(path: Path, settings: RunSettings, *, resume: bool) -> None:
+    """Make a run directory, or check that an existing one was made with the same settings.
+
+    Raises
+    ------
+    OutputError
+        If `path` exists and is not to be resumed, or is there but not a run.
+    DataError
+        If it was made with other settings.
+    """
+    record = path / "run.json"
+    if not resume:
+        if path.exists():
+            raise OutputError(
+                "already exists", where=path, mend="Continue it with --resume, or choose another --out."
+            )
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"cannot be made: {error.strerror}", where=path, mend="Choose another --out.") from error
+        write_json(record, {"version": __version__, "settings": asdict(settings)})
+        return
+    before = read_json(record)["settings"]
+    now = asdict(settings) | {"baselines": list(settings.baselines)}
+    changed = sorted(key for key in now if before.get(key) != now[key])
+    if changed:
+        raise DataError(
+            "was started with other settings: " + ", ".join(f"{k} {before.get(k)!r}, now {now[k]!r}" for k in changed),
+            where=path,
+            mend="Resume with the settings of the first start, or choose another --out.",
+        )
+
+
+def run_experiment(directory: Path, settings: RunSettings, sets: Sets, device: torch.device) -> Result:
+    """Train, test and report; a stage whose checkpoint is complete is not trained again.
+
+    Parameters
+    ----------
+    directory : Path
+        Made by :func:`open_directory`.
+    settings : RunSettings
+        What to run.
+    sets : Sets
+        On what.
+    device : torch.device
+        Where.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    DataError
+        If a set cannot be learned from, or training diverges.
+    OutputError
+        If a result cannot be written; what was complete before is kept.
+    """
+    started = time.monotonic()
+    classes = TASKS[settings.task]
+    train, val, test = (
+        Samples(survey, classes, device, name)
+        for survey, name in ((sets.train, "training"), (sets.val, "validation"), (sets.test, "test"))
+    )
+    for samples in (train, val, test):
+        samples.require_classes()
+    outcomes: list[Outcome] = []
+    for run in range(settings.runs):
+        seed = settings.seed + run
+        place = directory / f"seed-{seed}"
+        place.mkdir(exist_ok=True)
+        outcomes += _learn(place, settings, train, val, test, seed, f"run {run + 1}/{settings.runs}")
+    warnings = list(sets.warnings)
+    for samples in (train, val, test):
+        if samples.missing_pixels:
+            warnings.append(f"{samples.missing_pixels:,} pixels without a value in the {samples.name} set were read as zero")
+    config = PRESETS[settings.preset].model(settings.model, sets.train)
+    header = RunHeader(
+        experiment=settings.experiment,
+        task=settings.task,
+        classes=classes,
+        preset=settings.preset,
+        protocol="clean",
+        simulated=sets.test.simulated,
+        source=sets.source,
+        counts={"train": train.counts(), "val": val.counts(), "test": test.counts()},
+        settings={"command": shlex.join(["python", "-m", "margformer_fast.train", *sys.argv[1:]]), **asdict(settings), "encoder": config.to_dict()},
+        versions=versions(),
+        backends=_backends(),
+        seconds=time.monotonic() - started,
+        warnings=warnings,
+    )
+    tested = _test_set(test, outcomes[0])
+    return Result(header, tested, outcomes, write_report(directory, header, tested, outcomes))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {
+        "margformer_fast": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def _backends() -> dict[str, str]:
+    """Return what each operator ran on in this process."""
+    return {name: ", ".join(operator.used) for name, operator in operators().items() if operator.used}
+
+
+def _fresh_encoder(settings: RunSettings, train: Samples, seed: int) -> ScaledEncoder:
+    """Make an encoder whose weights depend on the seed alone and whose input scales fit the training set."""
+    config = PRESETS[settings.preset].model(settings.model, train.survey)
+    torch.manual_seed(derive_seed(seed, 0))
+    encoder = ScaledEncoder(config, len(train.classes))
+    encoder.inputs.fit(train.photometry.cpu(), torch.from_numpy(train.pixel_noise()))
+    return encoder.to(train.device)
+
+
+def _learn(
+    place: Path, settings: RunSettings, train: Samples, val: Samples, test: Samples, seed: int, label: str
+) -> list[Outcome]:
+    """Run every method once."""
+    preset = PRESETS[settings.preset]
+    common = {"precision": settings.precision, "seed": seed, "directory": place}
+    views = AugmentConfig()
+    outcomes = []
+    model = _fresh_encoder(settings, train, seed)
+    if settings.method == "simclr":
+        shown = settings.pretrain_photometry == "shared"
+        history = {
+            "pretrain": pretrain(
+                model, train, val, preset.pretrain, views, photometry=settings.pretrain_photometry,
+                label=f"{label} pre-training", **common,
+            )
+        }
+        probe, history["probe"] = train_probe(
+            model, train, val, preset.probe, kind=settings.probe, use_photometry=shown, label=f"{label} probe", **common
+        )
+        _, embedding = predict(model, test, use_photometry=shown, precision=settings.precision)
+        with torch.no_grad():
+            logits = probe(torch.from_numpy(embedding).to(test.device)).double()
+        probed = Outcome("simclr-probe", seed, logits.softmax(dim=1).cpu().numpy(), history, embedding)
+        stage = preset.finetune
+    else:
+        probed, stage = None, preset.supervised
+    name = "finetune" if settings.method == "simclr" else "supervised"
+    doing = "fine-tuning" if settings.method == "simclr" else "training"
+    curve = train_classifier(model, train, val, stage, views, name=name, label=f"{label} {doing}", **common)
+    save_model(place / "model", model, train.classes, train.survey.profile, train.survey.simulated)
+    probability, embedding = predict(model, test, precision=settings.precision)
+    outcomes.append(Outcome(settings.method, seed, probability, {name: curve}, embedding))
+    if probed is not None:
+        outcomes.append(probed)
+    if "images" in settings.baselines:
+        blind = _fresh_encoder(settings, train, seed)
+        curve = train_classifier(
+            blind, train, val, preset.supervised, views, use_photometry=False, name="images-only",
+            label=f"{label} images only", **common,
+        )
+        probability, _ = predict(blind, test, use_photometry=False, precision=settings.precision)
+        outcomes.append(Outcome("images-only", seed, probability, {"images-only": curve}))
+    if "features" in settings.baselines:
+        outcomes.append(_features_only(train, test, seed))
+    columns = test.survey.columns
+    if settings.task == "sg" and {"psfmag_r", "modelmag_r"} <= set(columns):
+        galaxy = survey_separator(columns["psfmag_r"], columns["modelmag_r"])
+        outcomes.append(Outcome("survey-separator", seed, decisions(np.where(galaxy, 0, 1), 2)))
+    return outcomes
+
+
+def _features_only(train: Samples, test: Samples, seed: int) -> Outcome:
+    label = train.label.cpu().numpy()
+    probability = features_only(train.survey.features, label, test.survey.features, len(train.classes), seed)
+    return Outcome("features-only", seed, probability)
+
+
+def _test_set(test: Samples, first: Outcome) -> TestSet:
+    survey, label = test.survey, test.label.cpu().numpy()
+    shown = confident_mistakes(label, first.probability, _PREVIEWS)
+    return TestSet(
+        objid=survey.objid,
+        ra=survey.ra,
+        dec=survey.dec,
+        label=label,
+        r_obs=survey.r_obs,
+        compactness=survey.compactness,
+        stamps_preview=survey.stamps.decode(shown),
+        preview_rows=shown,
+        bands=survey.profile.bands,
+        pixel_scale_arcsec=survey.profile.pixel_scale_arcsec,
+    )

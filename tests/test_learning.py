@@ -1,0 +1,291 @@
+"""Training: it learns, keeps the best weights, resumes exactly, and refuses what it cannot use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import toy_survey
+from torch import nn
+
+from margformer_fast.config import LVIT, AugmentConfig, FitConfig, ModelConfig
+from margformer_fast.data.stamps import Stamps
+from margformer_fast.data.survey import SDSS, TASKS
+from margformer_fast.errors import ConfigError, DataError
+from margformer_fast.learning import loop
+from margformer_fast.learning.checkpoint import load_model, save_model
+from margformer_fast.learning.classify import predict, train_classifier
+from margformer_fast.learning.device import pick_device, pick_precision
+from margformer_fast.learning.loop import Stage, batches, run_stage
+from margformer_fast.learning.pretrain import pretrain
+from margformer_fast.learning.probe import train_probe
+from margformer_fast.learning.samples import Samples
+from margformer_fast.nn.inputs import ScaledEncoder
+
+CPU = torch.device("cpu")
+TINY = ModelConfig(depth=1, dim=16, num_heads=2, hidden=32, slots=8, photometry_dropout=0.1)
+FIT = FitConfig(3, 3, 16, 3e-3, "cosine")
+
+
+def samples(n: int, rng: np.random.Generator, name: str = "training", task: str = "sg", **toy: object) -> Samples:
+    classes = (0, 2) if task == "sg" else (0, 1, 2)
+    return Samples(toy_survey(n, rng, classes=classes, **toy), TASKS[task], CPU, name)
+
+
+def encoder(train: Samples, config: ModelConfig = TINY, seed: int = 0) -> ScaledEncoder:
+    torch.manual_seed(seed)
+    model = ScaledEncoder(config, len(train.classes))
+    model.inputs.fit(train.photometry, torch.from_numpy(train.pixel_noise()))
+    return model
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_supervised_training_learns(tmp_path: Path, rng: np.random.Generator, precision: str) -> None:
+    train, val = samples(160, rng), samples(80, rng, "validation", objid_from=10_000)
+    model = encoder(train)
+    config = FitConfig(12, 12, 16, 5e-3, "cosine")
+    history = train_classifier(
+        model, train, val, config, AugmentConfig(), precision=precision, seed=1, directory=tmp_path,
+        name="supervised", label="test",
+    )  # fmt: skip
+    probability, embedding = predict(model, val, precision=precision)
+    accuracy = (probability.argmax(1) == val.label.numpy()).mean()
+    assert accuracy > 0.85
+    assert accuracy == history[int(np.argmin([h["val_loss"] for h in history]))]["val_accuracy"]
+    assert embedding.shape == (80, 16)
+    np.testing.assert_allclose(probability.sum(1), 1)
+
+
+@pytest.mark.parametrize("photometry", ["hidden", "shared"])
+def test_pretraining_brings_views_together(tmp_path: Path, rng: np.random.Generator, photometry: str) -> None:
+    train, val = samples(128, rng), samples(64, rng, "validation", objid_from=10_000)
+    model = encoder(train, replace(TINY, dim=32, depth=2, dropout=0.0, photometry_dropout=0.0))
+    head = model.encoder.mlp_head[1].weight.clone()
+    history = pretrain(
+        model, train, val, FitConfig(20, 20, 64, 3e-3, "cosine"), AugmentConfig(), photometry=photometry, precision="fp32",
+        seed=1, directory=tmp_path, label="test",
+    )  # fmt: skip
+    # A representation that is the same for all objects has the loss ln(2 * 64 - 1).
+    assert history[-1]["val_loss"] < np.log(127) - 0.5
+    assert torch.equal(model.encoder.mlp_head[1].weight, head), "pre-training must not touch the head"
+
+
+def test_hidden_photometry_is_not_seen(rng: np.random.Generator) -> None:
+    train = samples(8, rng)
+    model = encoder(train).eval()
+    image = train.images(np.arange(8))
+    assert torch.equal(model.embed(None, image), model.embed(None, image))
+    same_image = image[:1].expand(8, -1, -1, -1)
+    assert model.embed(None, same_image).std(dim=0).max() == 0
+    assert model.embed(train.photometry, same_image).std(dim=0).max() > 0
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_probe_leaves_the_encoder_alone(tmp_path: Path, rng: np.random.Generator, kind: str) -> None:
+    train, val = samples(120, rng), samples(60, rng, "validation", objid_from=10_000)
+    model = encoder(train)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    probe, history = train_probe(
+        model, train, val, FitConfig(30, 30, 32, 1e-2), kind=kind, use_photometry=True, precision="fp32", seed=0,
+        directory=tmp_path, label="test",
+    )  # fmt: skip
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert max(h["val_accuracy"] for h in history) > 0.6
+    assert probe(torch.randn(3, 16)).shape == (3, 2)
+
+
+class Crash(Exception):
+    """Stands for a kill."""
+
+
+def crash_after(epoch: int, stage: Stage) -> Stage:
+    def loss(rows: np.ndarray, now: int) -> torch.Tensor:
+        if now > epoch:
+            raise Crash
+        return stage.loss(rows, now)
+
+    return replace(stage, loss=loss)
+
+
+def tiny_stage(max_epochs: int = 6, patience: int = 6) -> Stage:
+    """Regression with dropout: small, but with every kind of randomness that training has."""
+    torch.manual_seed(0)
+    x, y = torch.randn(50, 4), torch.randn(50, 1)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 1))
+    return Stage(
+        "stage",
+        7,
+        model,
+        50,
+        FitConfig(max_epochs, patience, 8, 1e-2, "cosine", weight_decay=0.1, clip_norm=1.0),
+        lambda rows, epoch: (model(x[rows]) - y[rows]).square().mean(),
+        lambda: {"val_loss": (model(x) - y).square().mean().item()},
+    )
+
+
+@pytest.mark.parametrize("killed_after", [1, 3, 5])
+def test_a_killed_run_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
+) -> None:
+    monkeypatch.setattr(loop, "_SAVE_SECONDS", -1.0)
+    alone = tiny_stage()
+    left_alone = run_stage(alone, seed=3, directory=tmp_path, label="alone")
+    (tmp_path / "stage.safetensors").unlink()
+    with pytest.raises(Crash):
+        run_stage(crash_after(killed_after, tiny_stage()), seed=3, directory=tmp_path, label="killed")
+    torch.rand(17)  # the state of the global generator must not matter
+    resumed = tiny_stage()
+    history = run_stage(resumed, seed=3, directory=tmp_path, label="resumed")
+    for a, b in zip(alone.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert [h["val_loss"] for h in history] == [h["val_loss"] for h in left_alone]
+    # Once more, over the finished checkpoint: nothing is trained, and the weights are the same.
+    finished = crash_after(0, tiny_stage())
+    run_stage(finished, seed=3, directory=tmp_path, label="finished")
+    assert all(
+        torch.equal(a, b) for a, b in zip(alone.model.parameters(), finished.model.parameters(), strict=True)
+    )
+
+
+def test_best_weights_are_a_copy_of_the_best_epoch(tmp_path: Path) -> None:
+    """The published code keeps a reference to the live weights, so that its best are its last."""
+    losses = iter([3.0, 1.0, 2.0, 5.0])
+    seen = []
+    stage = tiny_stage(max_epochs=4)
+
+    def validate() -> dict[str, float]:
+        seen.append([p.detach().clone() for p in stage.model.parameters()])
+        return {"val_loss": next(losses)}
+
+    run_stage(replace(stage, validate=validate), seed=0, directory=tmp_path, label="test")
+    assert all(torch.equal(a, b) for a, b in zip(stage.model.parameters(), seen[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(stage.model.parameters(), seen[3], strict=True))
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    losses = iter([3.0, 2.0, 2.5, 2.5, 2.5, 1.0])
+    stage = replace(tiny_stage(max_epochs=6, patience=3), validate=lambda: {"val_loss": next(losses)})
+    assert len(run_stage(stage, seed=0, directory=tmp_path, label="test")) == 5
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
+    stage = tiny_stage()
+    bad = replace(stage, loss=lambda rows, epoch: stage.loss(rows, epoch) * torch.inf)
+    with pytest.raises(DataError, match="loss is inf in epoch 1, step 1"):
+        run_stage(bad, seed=0, directory=tmp_path, label="test")
+    assert not list(tmp_path.iterdir())
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
+    run_stage(tiny_stage(), seed=0, directory=tmp_path, label="test")
+    with pytest.raises(DataError, match=r"other settings \(max_epochs\)"):
+        run_stage(tiny_stage(max_epochs=7), seed=0, directory=tmp_path, label="test")
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+    run_stage(tiny_stage(), seed=0, directory=tmp_path, label="test")
+    path = tmp_path / "stage.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="not a whole checkpoint"):
+        run_stage(tiny_stage(), seed=0, directory=tmp_path, label="test")
+
+
+def test_a_full_disk_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    from margformer_fast import files
+    from margformer_fast.errors import OutputError
+    from margformer_fast.learning.checkpoint import save_tensors
+
+    monkeypatch.setattr(files.Path, "with_name", lambda self, name: Path("/dev/full"))
+    monkeypatch.setattr(files.Path, "unlink", lambda self, missing_ok=False: None)
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_tensors(Path("/tmp/never.safetensors"), {"x": torch.zeros(1000)}, {})
+
+
+def test_batches_hold_every_object_once_and_none_is_small() -> None:
+    parts = batches(1001, 100, seed=4)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(1001))
+    assert {len(part) for part in parts} == {91}
+    assert not np.array_equal(batches(1001, 100, seed=5)[0], parts[0])
+
+
+@pytest.mark.parametrize("config", [TINY, replace(LVIT, depth=1, dim=32, hidden=32, num_heads=4)])
+def test_a_saved_model_predicts_the_same(tmp_path: Path, rng: np.random.Generator, config: ModelConfig) -> None:
+    train = samples(20, rng)
+    model = encoder(train, config)
+    save_model(tmp_path / "model", model, train.classes, SDSS, simulated=True)
+    loaded, classes, profile = load_model(tmp_path / "model")
+    assert classes == ("GALAXY", "STAR")
+    assert profile is SDSS
+    for a, b in zip(predict(model, train), predict(loaded, train), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_a_model_that_does_not_fit_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    train = samples(20, rng)
+    save_model(tmp_path / "model", encoder(train), train.classes, SDSS, simulated=True)
+    config = (tmp_path / "model" / "config.json").read_text()
+    (tmp_path / "model" / "config.json").write_text(config.replace('"dim": 16', '"dim": 32'))
+    with pytest.raises(DataError, match="weights do not fit the model"):
+        load_model(tmp_path / "model")
+
+
+def test_samples_refuse_what_cannot_be_learned_from(rng: np.random.Generator) -> None:
+    survey = toy_survey(12, rng)
+    features = survey.features.copy()
+    features[3, 4] = np.nan
+    with pytest.raises(DataError, match="training set: 1 of 12 objects.*objid 4, dered_g = nan"):
+        Samples(replace(survey, features=features), TASKS["sg"], CPU, "training")
+    pixels = survey.stamps.decode()
+    pixels[5, 2] = np.nan
+    with pytest.raises(DataError, match="1 of 12 stamps.*objid 6, band r"):
+        Samples(replace(survey, stamps=Stamps((pixels,))), TASKS["sg"], CPU, "training")
+    pixels[5, 2, :16] = 0.5
+    patched = Samples(replace(survey, stamps=Stamps((pixels,))), TASKS["sg"], CPU, "training")
+    assert patched.missing_pixels == 16 * 32
+    assert torch.isfinite(patched.images(np.arange(12))).all()
+    with pytest.raises(DataError, match="training set has no QSO"):
+        Samples(survey, TASKS["sgq"], CPU, "training").require_classes()
+    with pytest.raises(DataError, match="label outside the task"):
+        Samples(toy_survey(12, rng, classes=(0, 1, 2)), TASKS["sg"], CPU, "training").require_classes()
+    with pytest.raises(DataError, match="the test set is empty"):
+        Samples(survey.select(np.arange(0)), TASKS["sg"], CPU, "test")
+
+
+def test_pixel_noise_is_the_noise(rng: np.random.Generator) -> None:
+    survey = toy_survey(30, rng)
+    noise = np.array([0.02, 0.05, 0.1, 0.2, 0.4])
+    pixels = rng.normal(0, 1, (30, 5, 32, 32)) * noise[:, None, None]
+    measured = Samples(replace(survey, stamps=Stamps((pixels,))), TASKS["sg"], CPU, "training").pixel_noise()
+    np.testing.assert_allclose(measured, noise, rtol=0.05)
+
+
+def test_input_scaling(rng: np.random.Generator) -> None:
+    train = samples(40, rng)
+    inputs = encoder(train).inputs
+    image = train.images(np.arange(40))
+    from margformer_fast.ops.patchify import patchify
+
+    photometry, patch = inputs(train.photometry, patchify(image, 4))
+    varying = train.photometry.std(dim=0) > 0
+    torch.testing.assert_close(photometry.mean(dim=0), torch.zeros(24), atol=1e-4, rtol=0)
+    torch.testing.assert_close(photometry.std(dim=0, correction=0)[varying], torch.ones(int(varying.sum())))
+    expected = patchify(torch.asinh(image / inputs.noise[:, None, None]), 4)
+    torch.testing.assert_close(patch, expected)
+    raw = ScaledEncoder(replace(TINY, scale_inputs=False), 2).inputs
+    assert raw(train.photometry, patch) == (train.photometry, patch)
+
+
+def test_devices_and_precisions() -> None:
+    assert pick_device("cpu") == CPU
+    assert pick_precision("auto", CPU) == "fp32"
+    assert pick_precision("auto", torch.device("cuda")) == "bf16"
+    for name in ("tpu", "meta", f"cuda:{torch.cuda.device_count()}"):
+        with pytest.raises(ConfigError, match="device"):
+            pick_device(name)
+    with pytest.raises(ConfigError, match="precision"):
+        pick_precision("fp8", CPU)
