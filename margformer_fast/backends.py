@@ -11,6 +11,9 @@ and is ``auto`` otherwise: the first implementation that can. A request is ``"au
 operator that has it (``"reference"``), or a list by operator (``"decode=cpp,nt_xent=reference"``). What is
 asked for by name runs or raises :class:`~margformer_fast.errors.BackendUnavailable` with every reason; it is
 never replaced.
+
+``torch.compile`` sees through all of this: the choice is made when a graph is captured, and made anew when
+:func:`use_backend` has changed it since. A captured graph does not notice a change of the environment variable.
 """
 
 from __future__ import annotations
@@ -19,9 +22,8 @@ import importlib
 import logging
 import os
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -33,7 +35,11 @@ ENVIRONMENT_VARIABLE = "MARGFORMER_BACKEND"
 
 _log = logging.getLogger(__name__)
 _registry: dict[str, Operator] = {}
-_block_request: ContextVar[str] = ContextVar("margformer_backend", default="")
+_used: set[tuple[str, str]] = set()
+_announced: set[tuple[str, str]] = set()
+# What use_backend asks for. Of the whole process, because backward passes run on threads of torch's own,
+# which a context variable would not reach; a plain global, because torch.compile guards on it.
+_block_request = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ class Implementation:
     run : callable
         Takes the operator's arguments. If it throws, that is an error and never a reason to try another.
     why_not : callable
-        Takes a :class:`Problem` and returns the reasons why it cannot run, none if it can.
+        Takes a :class:`Problem` and returns the reasons why it cannot run, none if it can. A problem without
+        shapes asks whether it can run on that device at all.
     """
 
     name: str
@@ -112,10 +119,6 @@ class Operator:
     def __init__(self, name: str, implementations: tuple[Implementation, ...]) -> None:
         self.name = name
         self.implementations = implementations
-        self._announced: set[str] = set()
-        self._used: set[str] = set()
-        # Asking is cheap but not free, and a training step asks for the same shapes again and again.
-        self._choose = lru_cache(maxsize=256)(self._choose_uncached)
         _registry[name] = self
 
     @property
@@ -126,7 +129,7 @@ class Operator:
     @property
     def used(self) -> tuple[str, ...]:
         """Names of the implementations that calls of this process were given, for the record of a run."""
-        return tuple(name for name in self.backends if name in self._used)
+        return tuple(name for name in self.backends if (self.name, name) in _used)
 
     def why_not(self, problem: Problem) -> dict[str, tuple[str, ...]]:
         """Return each backend's reasons not to run `problem`; none means that it can."""
@@ -150,37 +153,42 @@ class Operator:
         ConfigError
             If the request in force cannot be understood.
         """
-        wanted = backend if backend != AUTO else requested().get(self.name, AUTO)
-        return self._choose(problem, wanted)
-
-    def _choose_uncached(self, problem: Problem, wanted: str) -> Implementation:
+        request = _block_request or os.environ.get(ENVIRONMENT_VARIABLE, "")
+        wanted = _wanted(request, self.name) if backend == AUTO and request else backend
         if wanted not in (AUTO, *self.backends):
             raise ConfigError(
                 f"there is no backend {wanted!r}",
                 where=self.name,
                 expected=f"auto or one of {', '.join(self.backends)}",
             )
-        reasons = self.why_not(problem)
+        lost = []
         for implementation in self.implementations:
-            if wanted in (AUTO, implementation.name) and not reasons[implementation.name]:
-                if wanted == AUTO:
-                    self._announce(implementation.name, reasons)
-                self._used.add(implementation.name)
+            if wanted not in (AUTO, implementation.name):
+                continue
+            reasons = implementation.why_not(problem)
+            if not reasons:
+                _record(self.name, implementation.name, wanted, _told(lost))
                 return implementation
-        told = " | ".join(f"{name}: {'; '.join(why) or 'can run'}" for name, why in reasons.items())
+            lost.append((implementation.name, reasons))
+        who = "no backend can" if wanted == AUTO else f"backend {wanted!r} cannot"
         raise BackendUnavailable(
-            f"{'no backend can' if wanted == AUTO else f'backend {wanted!r} cannot'} run {problem} ({told})",
+            f"{who} run {problem} ({_told(list(self.why_not(problem).items()))})",
             where=self.name,
             mend="`python -m margformer_fast.info` tells what is usable here.",
         )
 
-    def _announce(self, winner: str, reasons: Mapping[str, tuple[str, ...]]) -> None:
-        """Say once who was picked, and why those before it were not."""
-        if winner in self._announced:
-            return
-        self._announced.add(winner)
-        lost = [f"not {name}: {'; '.join(why)}" for name, why in reasons.items() if why]
-        _log.info("%s runs on %s%s", self.name, winner, f" ({' | '.join(lost)})" if lost else "")
+
+def _told(reasons: Sequence[tuple[str, tuple[str, ...]]]) -> str:
+    """Return backends and their reasons as text."""
+    return " | ".join(f"{name}: {'; '.join(why) or 'can run'}" for name, why in reasons)
+
+
+def _record(operator: str, winner: str, wanted: str, lost: str) -> None:
+    """Remember who runs an operator; if it was left to us, say so once, and why those before it do not."""
+    _used.add((operator, winner))
+    if wanted == AUTO and (operator, winner) not in _announced:
+        _announced.add((operator, winner))
+        _log.info("%s runs on %s%s", operator, winner, f" ({lost})" if lost else "")
 
 
 def operators() -> dict[str, Operator]:
@@ -230,18 +238,21 @@ def _parse(request: str) -> Mapping[str, str]:
     return wanted
 
 
-def requested() -> Mapping[str, str]:
-    """Return the backend asked for by operator name; operators left to ``auto`` may be missing."""
-    block = _block_request.get()
-    if block:
-        return _parse(block)
-    request = os.environ.get(ENVIRONMENT_VARIABLE, "")
+def _wanted(request: str, operator: str) -> str:
+    """Return the backend that a request asks of one operator."""
     try:
-        return _parse(request)
+        return _parse(request).get(operator, AUTO)
     except ConfigError as error:
-        raise ConfigError(
-            error.what, where=f"{ENVIRONMENT_VARIABLE}={request}", expected=error.expected
-        ) from error
+        if _block_request:
+            raise
+        where = f"{ENVIRONMENT_VARIABLE}={request}"
+        raise ConfigError(error.what, where=where, expected=error.expected) from error
+
+
+# torch.compile calls these two when it captures a graph and keeps the answer; this is the mark that
+# torch.compiler.assume_constant_result sets, and torch is not imported here.
+_record._dynamo_marked_constant = True  # type: ignore[attr-defined]  # noqa: SLF001
+_wanted._dynamo_marked_constant = True  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 @contextmanager
@@ -258,9 +269,10 @@ def use_backend(request: str) -> Iterator[None]:
     ConfigError
         If it names an operator or backend that does not exist.
     """
+    global _block_request
     _parse(request)
-    token = _block_request.set(request)
+    before, _block_request = _block_request, request
     try:
         yield
     finally:
-        _block_request.reset(token)
+        _block_request = before
