@@ -13,7 +13,7 @@ asked for by name runs or raises :class:`~margformer_fast.errors.BackendUnavaila
 never replaced.
 
 ``torch.compile`` sees through all of this: the choice is made when a graph is captured, and made anew when
-:func:`use_backend` has changed it since. A captured graph does not notice a change of the environment variable.
+:func:`use_backend` has changed it since. A captured graph does not notice a change of the environment.
 """
 
 from __future__ import annotations

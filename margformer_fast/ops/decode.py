@@ -33,11 +33,21 @@ def decode_compiled(array: np.ndarray, rows: np.ndarray, scaling: Scaling) -> np
     return out
 
 
+def not_in_main_memory(problem: Problem) -> tuple[str, ...]:
+    """Return the reason against running on data that are not in main memory."""
+    return () if problem.device == "cpu" else (f"the data are on {problem.device}",)
+
+
+def cannot_run_compiled(problem: Problem) -> tuple[str, ...]:
+    """Return the reasons against running the compiled module's host functions."""
+    return not_in_main_memory(problem) + _native.why_not()
+
+
 OPERATOR = Operator(
     "decode",
     (
-        Implementation("cpp", decode_compiled, lambda _problem: _native.why_not()),
-        Implementation("reference", _reference),
+        Implementation("cpp", decode_compiled, cannot_run_compiled),
+        Implementation("reference", _reference, not_in_main_memory),
     ),
 )
 

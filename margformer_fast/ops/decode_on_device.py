@@ -13,7 +13,7 @@ from ..backends import AUTO, Implementation, Operator, Problem
 from ..errors import DataError
 from ..reference.decode import Scaling
 from ..reference.decode import decode as _reference
-from .decode import MAX_DIMENSIONS, check_pixel_type, decode_compiled
+from .decode import MAX_DIMENSIONS, cannot_run_compiled, check_pixel_type, decode_compiled
 
 if TYPE_CHECKING:
     import torch
@@ -139,18 +139,14 @@ def _cuda(raw: torch.Tensor, rows: torch.Tensor, layout: RawLayout, scaling: Sca
 
 
 def _why_not_cuda(problem: Problem) -> tuple[str, ...]:
-    return _native.cuda_why_not() if problem.device == "cuda" else (f"the tensors are on {problem.device}",)
-
-
-def _why_not_cpp(problem: Problem) -> tuple[str, ...]:
-    return _native.why_not() if problem.device == "cpu" else (f"the tensors are on {problem.device}",)
+    return _native.cuda_why_not() if problem.device == "cuda" else (f"the data are on {problem.device}",)
 
 
 OPERATOR = Operator(
     "decode_on_device",
     (
         Implementation("cuda", _cuda, _why_not_cuda),
-        Implementation("cpp", _on_host(decode_compiled), _why_not_cpp),
+        Implementation("cpp", _on_host(decode_compiled), cannot_run_compiled),
         Implementation("reference", _on_host(_reference)),
     ),
 )

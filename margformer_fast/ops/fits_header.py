@@ -10,6 +10,7 @@ from .. import _native
 from ..backends import AUTO, Implementation, Operator, Problem
 from ..reference.fits_header import Header, HeaderValue, Malformed
 from ..reference.fits_header import parse_header as _reference
+from .decode import cannot_run_compiled, not_in_main_memory
 
 __all__ = ["BytesLike", "Header", "HeaderValue", "parse_header"]
 
@@ -25,8 +26,8 @@ def _compiled(buffer: memoryview, offset: int) -> Header:
 OPERATOR = Operator(
     "parse_header",
     (
-        Implementation("cpp", _compiled, lambda _problem: _native.why_not()),
-        Implementation("reference", _reference),
+        Implementation("cpp", _compiled, cannot_run_compiled),
+        Implementation("reference", _reference, not_in_main_memory),
     ),
 )
 
