@@ -28,6 +28,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         the block that are not about writing the file pass as they are.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a directory, or a device, which a rename would do away with
+        raise OutputError("is no regular file", where=path, mend="Choose another place.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with _explained(path, temporary):
@@ -102,8 +104,9 @@ def _explained(path: Path, block: Path | None = None) -> Iterator[None]:
             about = block if error.filename is None else Path(os.fsdecode(error.filename))
             if error.errno is None or not about.is_relative_to(block):
                 raise
+        blamed = f" ({error.filename})" if error.filename in map(str, path.parents) else ""
         raise OutputError(
-            f"cannot be written: {error.strerror or error}",
+            f"cannot be written: {error.strerror or error}{blamed}",
             where=path,
             mend="Free some space or choose another place; nothing was left half written.",
         ) from error

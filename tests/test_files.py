@@ -73,12 +73,21 @@ def test_a_place_that_cannot_be_written_to(tmp_path):
     with pytest.raises(OutputError, match="cannot be written: Not a directory"):
         write_json(tmp_path / "file" / "a.json", {})
     with (
-        pytest.raises(OutputError, match="cannot be written: Not a directory"),
+        pytest.raises(OutputError, match=rf"cannot be written: File exists \({tmp_path / 'file'}\)"),
         atomic_directory(tmp_path / "file" / "d"),
     ):
         pytest.fail("the block must not run")
     with pytest.raises(OutputError, match="cannot be written: No such file"):
         write_json(tmp_path / "no" / "a.json", {})
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(OutputError, match=f"{name}: is no regular file"):
+            write_json(tmp_path / name, {})
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_errors_of_reading_are_not_called_errors_of_writing(tmp_path):

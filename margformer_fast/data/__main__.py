@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,16 @@ def parser() -> Parser:
         "--skip-broken", action="store_true", help="pass over fields with a missing or damaged file"
     )
 
+    one = add(
+        "import",
+        _import,
+        "say what a folder of MargNet's published arrays holds; copies nothing",
+        "import margnet",
+    )
+    one.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder with X_*, dnnx_*, objlist_* and y_*.npy"
+    )
+
     one = add("verify", _verify, "check every file, row and pixel of a store", "verify survey")
     one.add_argument("folder", type=Path, metavar="DIR", help="a survey store")
 
@@ -96,31 +107,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from .simulate import simulate
-    from .store import StoreWriter, read_manifest
-    from .survey import SDSS
+    from .simulated import write_simulated
+    from .store import read_manifest
 
-    total = options.compact + options.faint
-    if total == 0:
-        raise ConfigError(
-            "there is nothing to simulate", mend="Ask for some objects with --compact or --faint."
+    if options.compact + options.faint == 0:
+        raise ConfigError("there is nothing to simulate", mend="Ask for objects with --compact or --faint.")
+    with on_interrupt(_NOTHING_KEPT):
+        write_simulated(
+            options.out, options.compact, options.faint, seed=options.seed, overwrite=options.overwrite
         )
-    with (
-        on_interrupt(_NOTHING_KEPT),
-        StoreWriter(
-            options.out,
-            SDSS,
-            name=options.out.name,
-            simulated=True,
-            provenance={},
-            overwrite=options.overwrite,
-        ) as writer,
-        Progress(total, "simulating", "objects") as progress,
-    ):
-        for chunk in simulate(options.compact, options.faint, seed=options.seed):
-            writer.append(chunk)
-            writer.provenance.update(chunk.provenance)
-            progress.update(len(chunk))
     _print_written(options.out, read_manifest(options.out))
     return OK
 
@@ -163,6 +158,60 @@ def _ingest(options: argparse.Namespace) -> int:
         if not report.kept:
             raise DataError("no object was kept, so no store is written", where=options.out)
     _print_written(options.out, read_manifest(options.out))
+    return OK
+
+
+def _import(options: argparse.Namespace) -> int:
+    from .margnet import EXPERIMENTS, RECIPES, published_experiment_split, read_margnet
+    from .splits import fingerprint
+    from .survey import CLASSES, TASKS
+
+    if not options.folder.is_dir():
+        raise DataError(
+            "is no directory", where=options.folder, expected="a folder with X_exp1.npy and its companions"
+        )
+    contents: list[list[object]] = []
+    splits: list[list[object]] = []
+    problems: list[str] = []
+    for experiment, task in itertools.product(EXPERIMENTS, TASKS):
+        try:
+            survey = read_margnet(options.folder, experiment, task, require_images=False)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        images = bool(survey.provenance["images"])
+        counts = [int((survey.label == k).sum()) for k in range(len(CLASSES))]
+        contents.append([str(experiment), task, len(survey), *counts, images])
+        # Recipes of the same fractions are one split.
+        recipes: dict[tuple[float, float], list[str]] = {}
+        for name, fractions in RECIPES.items():
+            if experiment in fractions:
+                recipes.setdefault(fractions[experiment], []).append(name)
+        for names in recipes.values():
+            split = published_experiment_split(survey, experiment, task, names[0])
+            for side in ("train", "val", "test"):
+                rows = getattr(split, side)
+                splits.append(
+                    [
+                        str(experiment),
+                        task,
+                        ", ".join(names),
+                        side,
+                        len(rows),
+                        fingerprint(survey.objid[rows]),
+                    ]
+                )
+    if contents:
+        print(table(["experiment", "task", "objects", *CLASSES, "images"], contents))
+    if splits:
+        print("\npublished splits")
+        print(table(["experiment", "task", "recipe", "set", "objects", "fingerprint"], splits))
+    for problem in dict.fromkeys(problems):  # the two tasks of an experiment may share their files
+        print(f"not usable: {problem}")
+    if not any(row[-1] for row in contents):
+        raise DataError(
+            "no experiment is complete with its images, so none can be trained on", where=options.folder
+        )
     return OK
 
 

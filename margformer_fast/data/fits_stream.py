@@ -87,9 +87,10 @@ class Column:
         DataError
             If they do not fit: of another type, text that is not ASCII, or wider than the column.
         """
-        if self.dtype.kind in "US" and values.dtype.kind in "US":
+        is_text = self.dtype.kind in "US"
+        if is_text and values.dtype.kind in "US":
             return self._encode_text(values)
-        if not np.can_cast(values.dtype, self.dtype, "safe"):
+        if is_text or not np.can_cast(values.dtype, self.dtype, "safe"):
             raise DataError(f"column {self.name!r} is {values.dtype}", expected=f"{self.dtype}")
         return np.where(values, b"T", b"F") if self.dtype.kind == "b" else values
 
@@ -97,7 +98,9 @@ class Column:
         try:
             text = values.astype("S")
         except UnicodeEncodeError as error:
-            raise DataError(f"column {self.name!r} holds {error.object!r}", expected="ASCII text") from None
+            raise DataError(
+                f"column {self.name!r} holds {str(error.object)!r}", expected="ASCII text"
+            ) from None
         if text.dtype.itemsize > self.stored.itemsize:
             raise DataError(
                 f"column {self.name!r} holds text of {text.dtype.itemsize} characters",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import read_json, write_json
+from ..files import read_json
 from .survey import SurveyProfile
 
 SCHEMA = "margformer_fast survey store"
@@ -88,20 +88,12 @@ class Manifest:
         """Every file but the manifest itself."""
         return (*self.stamps, self.catalog)
 
-    def write(self, folder: Path) -> None:
-        """Write ``survey.json`` into `folder`."""
+    def to_json(self) -> str:
+        """Return the content of ``survey.json``."""
         units = {"pixel": self.profile.flux_unit, "position": "deg", "magnitude": "mag", "radius": "arcsec"}
         # The total and the units are for who reads the file; they follow from the rest.
-        write_json(
-            folder / MANIFEST,
-            {
-                "schema": SCHEMA,
-                "schema_version": SCHEMA_VERSION,
-                "count": self.count,
-                "units": units,
-                **asdict(self),
-            },
-        )
+        head = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "count": self.count, "units": units}
+        return json.dumps({**head, **asdict(self)}, indent=2, allow_nan=False) + "\n"
 
 
 def shard_name(index: int) -> str:

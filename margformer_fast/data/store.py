@@ -234,7 +234,7 @@ class StoreWriter:
         if self._shard is not None:
             self._finish_shard(self._shard)
         self._catalog.finish()
-        Manifest(
+        manifest = Manifest(
             name=self._name,
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             software=f"margformer_fast {__version__}",
@@ -244,7 +244,8 @@ class StoreWriter:
             stamps=tuple(self._shards),
             catalog=_describe(self._folder / CATALOG, self._catalog.count),
             provenance=_json_able(self.provenance, self._path),
-        ).write(self._folder)
+        )
+        (self._folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
     def _cards(self) -> list[Card]:
         profile = self._profile
