@@ -8,7 +8,7 @@ readers (classes: Okabe & Ito 2008; methods: Tol 2021, "muted"); methods also di
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -21,19 +21,14 @@ from ..files import atomic_file
 from .metrics import (
     CALIBRATION_BINS,
     confident_mistakes,
-    confusion,
-    expected_calibration_error,
     magnitude_edges,
-    mean_and_spread,
     predict,
     reliability,
-    roc_auc,
     roc_curve,
-    scores,
     wilson_interval,
 )
 from .results import Outcome, RunHeader, TestSet, by_method, method_name, slug
-from .summary import FEWEST_A_BIN, summarise
+from .summary import FEWEST_A_BIN, fraction, percent, summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,6 +50,7 @@ METHOD_DASHES: tuple[Any, ...] = (
     "-.",
 )
 INK, GREY, PALE = "#222222", "#6b7280", "#d1d5db"
+PM = "\u00b1"
 
 TSNE_OBJECTS = 2000
 TSNE_FEWEST = 50
@@ -67,6 +63,7 @@ STAGE_NAMES = {
     "probe": "probe on the frozen encoder",
     "train": "supervised training",
     "supervised": "supervised training",
+    "images-only": "supervised training, images only",
 }
 
 _STYLE = {
@@ -137,9 +134,13 @@ def _look(index: int) -> dict[str, Any]:
 def _figure(header: RunHeader, title: str, detail: str, width: float, height: float) -> Figure:
     """Return an empty figure of `width` x `height` inches with its heading, and a badge if simulated."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(rect=(0.006, 0.01, 0.988, 0.98 - 0.62 / height), w_pad=0.08, h_pad=0.06)
+    # The heading stands above the rectangle that the panels are laid out in.
+    room = (0.006, 0.01, 0.988, 0.98 - 0.62 / height)
+    figure = Figure(
+        figsize=(width, height), layout=ConstrainedLayoutEngine(rect=room, w_pad=0.08, h_pad=0.06)
+    )
     figure.text(0.012, 1 - 0.13 / height, title, va="top", fontsize=13, fontweight="bold")
     figure.text(0.012, 1 - 0.40 / height, f"{header.title}. {detail}", va="top", color=GREY, fontsize=9)
     if header.simulated:
@@ -162,9 +163,15 @@ def _figure(header: RunHeader, title: str, detail: str, width: float, height: fl
     return figure
 
 
-def _legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, max(len(labels), 1)))
+def _legend_below(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> None:
+    """Put one legend of everything labelled in `panels` under the figure."""
+    labelled: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            labelled.setdefault(label, handle)
+    if labelled:
+        ncols = min(columns, len(labelled))
+        figure.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=ncols)
 
 
 def _percent(*axes: Any) -> None:
@@ -173,15 +180,6 @@ def _percent(*axes: Any) -> None:
 
     for axis in axes:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
-
-
-def _pm(values: Sequence[float], digits: int) -> str:
-    value = mean_and_spread(values)
-    return f"{value.mean:.{digits}f}" + ("" if value.spread is None else f" \u00b1 {value.spread:.{digits}f}")
 
 
 def _column(history: Sequence[Mapping[str, float | None]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -220,7 +218,7 @@ def learning_curves(header: RunHeader, runs: Sequence[Outcome], index: int = 0) 
     figure = _figure(
         header,
         f"Learning curves: {method_name(runs[0].method)}",
-        f"{_runs(len(runs))}.",
+        "1 run." if len(runs) == 1 else f"{len(runs)} runs.",
         max(6.4, 4.8 * len(stages)),
         1.3 + 2.6 * rows,
     )
@@ -258,14 +256,14 @@ def learning_curves(header: RunHeader, runs: Sequence[Outcome], index: int = 0) 
         lowest.set_xlabel("epoch")
         lowest.xaxis.get_major_locator().set_params(integer=True)
         lowest.tick_params(labelbottom=True)
-    _legend_below(figure, grid[0, -1])
+    _legend_below(figure, grid.flat)
     return figure
 
 
 @_styled
 def confusion_matrices(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Figure:
     """Draw one confusion matrix a method: percent of the true class, and mean number of objects a run."""
-    methods = by_method(outcomes)
+    methods = summarise(header, test, outcomes)
     most, side = (4, 2.7) if len(header.classes) == 2 else (3, 3.4)
     rows = -(-len(methods) // most)
     columns = -(-len(methods) // rows)
@@ -279,21 +277,21 @@ def confusion_matrices(header: RunHeader, test: TestSet, outcomes: Sequence[Outc
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(methods) :]:
         axes.set_visible(False)
-    for k, (axes, (method, runs)) in enumerate(zip(grid.flat, methods.items(), strict=False)):
-        total = sum(confusion(test.label, predict(run.probability), len(header.classes)) for run in runs)
+    for k, (axes, method) in enumerate(zip(grid.flat, methods, strict=False)):
+        total = np.sum([result.scores.confusion for result in method.evaluations], axis=0)
         actual = total.sum(axis=1, keepdims=True)
         share = total / np.maximum(actual, 1)
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         axes.grid(False)
         axes.spines[:].set_visible(False)
-        for (i, j), fraction in np.ndenumerate(share):
-            shade = "white" if fraction > 0.55 else INK
-            large = f"{100 * fraction:.1f} %" if actual[i, 0] else "-"
+        for (i, j), part in np.ndenumerate(share):
+            shade = "white" if part > 0.55 else INK
+            large = f"{100 * part:.1f} %" if actual[i, 0] else "-"
             axes.text(j, i - 0.07, large, ha="center", va="center", color=shade, fontsize=12)
             axes.text(
                 j,
                 i + 0.2,
-                f"{total[i, j] / len(runs):,.0f}",
+                f"{total[i, j] / len(method.runs):,.0f}",
                 ha="center",
                 va="center",
                 color=shade,
@@ -303,12 +301,12 @@ def confusion_matrices(header: RunHeader, test: TestSet, outcomes: Sequence[Outc
         axes.set_xticks(ticks, header.classes)
         axes.set_yticks(ticks, header.classes, rotation=90, va="center")
         axes.tick_params(length=0)
-        right = 100 * scores(total).accuracy
-        axes.set_title(method_name(method), fontsize=10, pad=19)
+        accuracy = f"accuracy {percent(method.over_runs('accuracy'), PM)} %"
+        axes.set_title(method.name, fontsize=10, pad=19)
         axes.text(
             0,
             1.02,
-            f"accuracy {right:.2f} %, {_runs(len(runs))}",
+            f"{accuracy}, {method.runs_in_words}",
             transform=axes.transAxes,
             color=GREY,
             fontsize=8.5,
@@ -336,6 +334,7 @@ def roc_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) ->
         If no class has test objects both inside and outside.
     """
     classes = header.classes
+    methods = summarise(header, test, outcomes)
     wanted = [1] if len(classes) == 2 else range(len(classes))
     wanted = [k for k in wanted if 0 < np.count_nonzero(test.label == k) < len(test)]
     if not wanted:
@@ -354,10 +353,9 @@ def roc_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) ->
         # Half an object: where a curve is drawn that has not yet let in a single wrong one.
         least = 0.5 / np.count_nonzero(~positive)
         lowest = 1.0
-        for index, (method, runs) in enumerate(by_method(outcomes).items()):
+        for index, method in enumerate(methods):
             look = _look(index)
-            ranked = [run for run in runs if not run.decides_only]
-            area = _pm([roc_auc(positive, run.probability[:, k]) for run in ranked], 4) if ranked else None
+            ranked = [run for run in method.runs if not run.decides_only]
             for run in ranked:
                 curve = roc_curve(positive, run.probability[:, k])
                 false, true = curve.false_positive_rate, curve.true_positive_rate
@@ -367,14 +365,21 @@ def roc_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) ->
                 seen = false > least
                 corner.plot(np.append(least, false[seen]), np.append(start, true[seen]), **line)
                 lowest = min(lowest, float(np.interp(max(0.003, 4 * least), false, true)))
-            points = np.array([_false_and_true_rate(test.label, predict(run.probability), k) for run in runs])
+            points = np.array(
+                [_false_and_true_rate(test.label, predict(run.probability), k) for run in method.runs]
+            )
             lowest = min(lowest, points[:, 1].min())
             dots = {"color": look["color"], "marker": look["marker"], "ms": 6, "mec": "white", "mew": 0.6}
             whole.plot(*points.T, ls="", **dots)
             corner.plot(np.maximum(points[:, 0], least), points[:, 1], ls="", **dots)
-            whole.plot([], [], **look, ms=5, label=area or "decides only")
-            if column == 0:
-                corner.plot([], [], **look, ms=5, label=method_name(method))
+            whole.plot(
+                [],
+                [],
+                **look,
+                ms=5,
+                label=fraction(method.of_class("auc", k), PM) if ranked else "decides only",
+            )
+            corner.plot([], [], **look, ms=5, label=method.name)
         others = classes[1 - k] if len(classes) == 2 else "others"
         whole.plot([0, 1], [0, 1], color=PALE, lw=1, zorder=0)
         whole.set(
@@ -388,7 +393,7 @@ def roc_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) ->
             _percent(axes.xaxis, axes.yaxis)
             axes.set_ylabel(f"{classes[k]} found (true positives)")
             axes.set_xlabel(f"{others} called {classes[k]} (false positives)")
-    _legend_below(figure, grid[1, 0], 4)
+    _legend_below(figure, grid[1])
     return figure
 
 
@@ -411,12 +416,13 @@ def accuracy_against_magnitude(header: RunHeader, test: TestSet, outcomes: Seque
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     edges = magnitude_edges(test.r_obs)
+    known = np.isfinite(test.r_obs)
     width = edges[1] - edges[0] if len(edges) > 1 else 1.0
     used: list[float] = []
     for axes, (name, who) in zip(grid.flat, panels, strict=False):
         counts = axes.twinx()
         if len(edges):
-            counts.hist(test.r_obs[who], edges, color="#eceef1")
+            counts.stairs(np.histogram(test.r_obs[who & known], edges)[0], edges, fill=True, color="#eceef1")
         counts.set(ylim=(0, 4 * max(counts.get_ylim()[1], 1)), yticks=[])
         counts.spines[:].set_visible(False)
         axes.set_zorder(counts.get_zorder() + 1)
@@ -440,7 +446,7 @@ def accuracy_against_magnitude(header: RunHeader, test: TestSet, outcomes: Seque
                 lw=1.5,
                 label=method.name,
             )
-        if lowest == 1.0 and not axes.has_data():
+        if lowest == 1.0:
             axes.text(
                 0.5, 0.5, "too few objects in every bin", transform=axes.transAxes, ha="center", color=GREY
             )
@@ -455,7 +461,7 @@ def accuracy_against_magnitude(header: RunHeader, test: TestSet, outcomes: Seque
         axes.set_ylabel("classified correctly")
     for axes in grid[-1]:
         axes.set_xlabel("observed r magnitude (AB mag)")
-    _legend_below(figure, grid[0, 0], 4)
+    _legend_below(figure, grid.flat)
     return figure
 
 
@@ -483,7 +489,7 @@ def project(embedding: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarra
     Raises
     ------
     DataError
-        If the embedding is not finite or has fewer than two objects or dimensions.
+        If the embedding has fewer than two objects or dimensions.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -493,9 +499,13 @@ def project(embedding: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarra
         raise DataError(
             f"the embedding has shape {embedding.shape}", expected="two objects and dimensions or more"
         )
-    if not np.isfinite(embedding).all():
-        raise DataError("the embedding is not finite")
     n = len(embedding)
+    if not np.ptp(embedding, axis=0).any():
+        return (
+            np.arange(n),
+            np.zeros((n, 2)),
+            "the network has collapsed: all objects have one representation",
+        )
     if n < TSNE_FEWEST:
         return (
             np.arange(n),
@@ -590,41 +600,35 @@ def reliability_diagram(header: RunHeader, test: TestSet, outcomes: Sequence[Out
     DataError
         If every method only decides.
     """
-    methods = {
-        method: ranked
-        for method, runs in by_method(outcomes).items()
-        if (ranked := [run for run in runs if not run.decides_only])
-    }
-    if not methods:
+    if all(outcome.decides_only for outcome in outcomes):
         raise DataError("no method gives probabilities to compare with")
     figure = _figure(header, "Reliability", f"{len(test):,} test objects; runs pooled.", 6.6, 6.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     start = lowest = 1 / len(header.classes)
     top.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (2, 2)), label="perfectly calibrated")
-    for index, method in enumerate(by_method(outcomes)):
-        if method not in methods:
+    for index, method in enumerate(summarise(header, test, outcomes)):
+        runs = [run for run in method.runs if not run.decides_only]
+        if not runs:
             continue
-        runs = methods[method]
         bins = reliability(np.tile(test.label, len(runs)), np.concatenate([run.probability for run in runs]))
         there = bins.count >= FEWEST_A_BIN * len(runs)
         # Runs share their objects, so the interval counts objects, not predictions.
         low, high = wilson_interval(
             (bins.accuracy * bins.count)[there] / len(runs), bins.count[there] / len(runs)
         )
-        ece = _pm([expected_calibration_error(test.label, run.probability) for run in runs], 4)
         accuracy = bins.accuracy[there]
-        lowest = min(lowest, *accuracy)
+        lowest = min([lowest, *accuracy])
         top.errorbar(
             bins.confidence[there],
             accuracy,
-            np.stack([accuracy - low, high - accuracy]),
+            np.maximum([accuracy - low, high - accuracy], 0),
             **_look(index),
             ms=5,
             mec="white",
             mew=0.5,
             lw=1.4,
             elinewidth=1,
-            label=f"{method_name(method)}, ECE {ece}",
+            label=f"{method.name}, ECE {fraction(method.over_runs('ece'), PM)}",
         )
         bottom.stairs(bins.count / len(runs), bins.edges, color=_look(index)["color"], lw=1.4)
     top.set(ylabel="classified correctly", xlim=(start - 0.02, 1.01), ylim=(max(0.0, lowest - 0.05), 1.03))
@@ -634,10 +638,18 @@ def reliability_diagram(header: RunHeader, test: TestSet, outcomes: Sequence[Out
     return figure
 
 
+def _red_green_blue(bands: Sequence[str]) -> tuple[str, str, str]:
+    """Return the bands shown as red, green and blue: i, r, g, or those around the middle one."""
+    if {"g", "r", "i"} <= set(bands):
+        return ("i", "r", "g")
+    middle = len(bands) // 2
+    return (bands[min(middle + 1, len(bands) - 1)], bands[middle], bands[max(middle - 1, 0)])
+
+
 def colour_image(stamp: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     """Turn a multi-band stamp into a colour picture by an asinh stretch (after Lupton et al. 2004).
 
-    Red, green and blue are i, r and g (the three middle bands if these are not there). The sky (median) is
+    Red, green and blue are i, r and g, or the three middle bands if these are not there. The sky (median) is
     removed, the mean of the three is stretched so that noise stays linear and bright centres do not burn
     out, and colours keep their ratio where there is light.
 
@@ -653,10 +665,7 @@ def colour_image(stamp: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     ndarray of float64, shape (size, size, 3)
         From 0 to 1.
     """
-    names = list(bands)
-    middle = len(names) // 2
-    planes = [names.index(b) for b in "irg"] if set("irg") <= set(names) else [middle + 1, middle, middle - 1]
-    image = np.stack([np.asarray(stamp[k % len(names)], np.float64) for k in planes], axis=-1)
+    image = np.stack([np.asarray(stamp[bands.index(b)], np.float64) for b in _red_green_blue(bands)], axis=-1)
     image[~np.isfinite(image)] = np.nan
     missing = np.isnan(image).all(axis=-1)
     known = image[~missing]
@@ -691,19 +700,20 @@ def mistakes_gallery(header: RunHeader, test: TestSet, outcome: Outcome, count: 
     DataError
         If the test set has no images, or no object shown was misclassified.
     """
-    shown = test.shown_rows
-    if not len(shown):
+    shown, stamps = test.shown_rows, test.stamps_preview
+    if stamps is None or not len(stamps):
         raise DataError("the test set has no images to show")
     picks = confident_mistakes(test.label[shown], outcome.probability[shown], count)
     if not len(picks):
         raise DataError("none of the objects with an image was misclassified")
     columns = min(6, len(picks))
     rows = -(-len(picks) // columns)
-    seconds = test.stamps_preview.shape[-1] * test.pixel_scale_arcsec
+    seconds = stamps.shape[-1] * test.pixel_scale_arcsec
     figure = _figure(
         header,
         f"Most confident mistakes: {method_name(outcome.method)}",
-        f"Seed {outcome.seed}; g, r, i as blue, green, red; {seconds:.1f} arcsec a side.",
+        f"Seed {outcome.seed}; {', '.join(_red_green_blue(test.bands))} as red, green, blue; "
+        f"{seconds:.1f} arcsec a side.",
         max(6.8, 1.75 * columns),
         0.8 + 2.3 * rows,
     )
@@ -716,9 +726,7 @@ def mistakes_gallery(header: RunHeader, test: TestSet, outcome: Outcome, count: 
     for axes, pick in zip(grid.flat, picks, strict=False):
         row = shown[pick]
         truth, called = test.label[row], int(predict(outcome.probability[row : row + 1])[0])
-        axes.imshow(
-            colour_image(test.stamps_preview[pick], test.bands), origin="lower", interpolation="nearest"
-        )
+        axes.imshow(colour_image(stamps[pick], test.bands), origin="lower", interpolation="nearest")
         for spine in axes.spines.values():
             spine.set(visible=True, color=class_colour(header.classes[truth]), linewidth=2.5)
         axes.set_title(
@@ -768,11 +776,13 @@ def report_figures(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]
             "reliability",
             "Reliability",
             "A calibrated classifier follows the diagonal; ECE is the mean distance from it over objects, "
-            f"in {CALIBRATION_BINS} bins.",
+            f"in {CALIBRATION_BINS} bins; points with fewer than {FEWEST_A_BIN} objects are left out.",
             reliability_diagram(header, test, outcomes),
         )
-    embedded = next((outcome for outcome in outcomes if outcome.embedding is not None), None)
-    if embedded is not None and min(embedded.embedding.shape) > 1:
+    embedded = next(
+        (run for run in outcomes if run.embedding is not None and min(run.embedding.shape) > 1), None
+    )
+    if embedded is not None:
         yield NamedFigure(
             "embedding",
             "Embedding map",

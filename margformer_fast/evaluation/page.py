@@ -132,13 +132,16 @@ def render(
 
 def _heading(header: RunHeader, test: TestSet, methods: Sequence[MethodSummary]) -> str:
     first, others = methods[0], methods[1:]
-    how_often = f"mean of {len(first.runs)} runs" if len(first.runs) > 1 else "one run"
+    how_often = "one run" if len(first.runs) == 1 else f"mean of {first.runs_in_words}"
+    accuracy = percent(first.over_runs("accuracy"), _PM)
     lead = (
-        f"<b>{escape(first.name)}</b> classifies <b>{percent(first.over_runs('accuracy'), _PM)} %</b> of "
-        f"{len(test):,} {header.kind_of_data} test objects correctly ({how_often})."
+        f"<b>{escape(first.name)}</b> classifies <b>{accuracy}&nbsp;%</b> of {len(test):,} "
+        f"{header.kind_of_data} test objects correctly ({how_often})."
     )
     if others:
-        listed = "; ".join(f"{escape(m.name)}, {percent(m.over_runs('accuracy'), _PM)} %" for m in others)
+        listed = "; ".join(
+            f"{escape(m.name)}, {percent(m.over_runs('accuracy'), _PM)}&nbsp;%" for m in others
+        )
         lead += f" On the same objects: {listed}."
     what = (
         f"Data: {header.source}. Preset {header.preset}, protocol {header.protocol}; "
@@ -193,7 +196,7 @@ def _main_table(header: RunHeader, test: TestSet, methods: Sequence[MethodSummar
         "interval (Wilson) is what the number of test objects alone leaves open. Published: with "
         f"{_PM} as its authors quote it, without as a single run printed it.</p>"
     )
-    notes = "".join(f"<li>{escape(text)}</li>" for text in marks)
+    notes = "".join(f"<li>{escape(text).replace('+-', _PM)}</li>" for text in marks)
     return _table(head, body) + foot + (f'<ol class="foot">{notes}</ol>' if notes else "")
 
 

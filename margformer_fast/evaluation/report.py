@@ -79,7 +79,8 @@ def format_table(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) 
     ]
     for method in methods:
         cells = [percent(method.over_runs(quantity)) for quantity in TABLE_QUANTITIES]
-        lines.append(_row(f"  {method.name[:26]} ({method.runs_in_words})", cells))
+        runs = f" ({method.runs_in_words})"
+        lines.append(_row(f"  {method.name[: _NAME_WIDTH - 3 - len(runs)]}{runs}", cells))
     lines += ["", _row(f"classes of {first.name}", ("objects", "precision", "recall", "F1"))]
     for k, name in enumerate(header.classes):
         cells = [percent(first.of_class(quantity, k)) for quantity in ("precision", "recall", "f1")]
@@ -272,15 +273,15 @@ def _move_into_place(staging: Path, directory: Path) -> None:
         if file.is_file():
             with open(file, "rb+") as handle:
                 os.fsync(handle.fileno())
-    for folder in ("figures", "predictions"):
-        place, old = directory / folder, staging / f"old-{folder}"
+    for name in ("figures", "predictions"):
+        place, old = directory / name, staging / f"old-{name}"
         try:
             if place.exists():
                 place.replace(old)
-            (staging / folder).replace(place)
+            (staging / name).replace(place)
         except BaseException:
             if old.exists() and not place.exists():
                 old.replace(place)
             raise
-    for file in ("metrics.json", "report.html"):
-        (staging / file).replace(directory / file)
+    for name in ("metrics.json", "report.html"):
+        (staging / name).replace(directory / name)

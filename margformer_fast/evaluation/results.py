@@ -134,7 +134,8 @@ class Outcome:
     Raises
     ------
     DataError
-        If the probabilities are not finite, not between 0 and 1, or do not sum to 1.
+        If the probabilities are not finite, not between 0 and 1, or do not sum to 1, or the embedding is not
+        finite or not as long.
     """
 
     method: str
@@ -164,10 +165,14 @@ class Outcome:
                 expected="values from 0 to 1 that sum to 1 in each row",
                 mend="Apply softmax to logits first.",
             )
-        if self.embedding is not None and (self.embedding.ndim != 2 or len(self.embedding) != len(p)):
+        if self.embedding is None:
+            return
+        if self.embedding.ndim != 2 or len(self.embedding) != len(p):
             raise DataError(
                 f"the embedding has shape {self.embedding.shape}", where=where, expected=f"({len(p)}, D)"
             )
+        if not np.isfinite(self.embedding).all():
+            raise DataError("the embedding is not finite", where=where, mend="Training has diverged.")
 
     @property
     def decides_only(self) -> bool:

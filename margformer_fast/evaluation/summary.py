@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -75,16 +76,26 @@ class MethodSummary:
 
     @property
     def runs_in_words(self) -> str:
-        """``"1 run"``, ``"3 runs"``."""
-        return "1 run" if len(self.runs) == 1 else f"{len(self.runs)} runs"
+        """``"1 run"``, ``"3 runs"``, or ``"3 equal runs"`` when the seed changes nothing."""
+        if len(self.runs) == 1:
+            return "1 run"
+        return f"{len(self.runs)} equal runs" if self.runs_are_equal else f"{len(self.runs)} runs"
+
+    @cached_property
+    def runs_are_equal(self) -> bool:
+        """Whether all runs predicted the same, as a method without chance does: they count as one."""
+        return all(np.array_equal(run.probability, self.runs[0].probability) for run in self.runs[1:])
 
     def over_runs(self, quantity: str) -> Spread:
         """Return mean and spread of one of `QUANTITIES`."""
-        return mean_and_spread([QUANTITIES[quantity](e) for e in self.evaluations])
+        return self._spread([QUANTITIES[quantity](e) for e in self.evaluations])
 
     def of_class(self, quantity: str, k: int) -> Spread:
         """Return mean and spread of one of `CLASS_QUANTITIES` for class `k`."""
-        return mean_and_spread([float(CLASS_QUANTITIES[quantity](e)[k]) for e in self.evaluations])
+        return self._spread([float(CLASS_QUANTITIES[quantity](e)[k]) for e in self.evaluations])
+
+    def _spread(self, values: list[float]) -> Spread:
+        return mean_and_spread(values[:1] if self.runs_are_equal else values)
 
     def accuracy_interval(self, objects: int) -> tuple[float, float]:
         """Return the 95 % interval of the mean accuracy that comes from the number of test objects."""
