@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from . import _native
 from .errors import BackendUnavailable, ConfigError
 
 AUTO = "auto"
@@ -81,6 +82,16 @@ class Problem:
 def _always(_problem: Problem) -> tuple[str, ...]:
     """Give no reason against running: what a reference implementation says."""
     return ()
+
+
+def not_in_memory(problem: Problem) -> tuple[str, ...]:
+    """Say why code that takes data in main memory cannot run."""
+    return () if problem.device == "cpu" else (f"the data are on {problem.device}",)
+
+
+def not_compiled(problem: Problem) -> tuple[str, ...]:
+    """Say why host functions of the compiled module cannot run."""
+    return not_in_memory(problem) + _native.why_not()
 
 
 @dataclass(frozen=True)

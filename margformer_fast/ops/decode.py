@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _native
-from ..backends import AUTO, Implementation, Operator, Problem
+from ..backends import AUTO, Implementation, Operator, Problem, not_compiled, not_in_memory
 from ..errors import DataError
 from ..reference.decode import Scaling
 from ..reference.decode import decode as _reference
@@ -33,21 +33,11 @@ def decode_compiled(array: np.ndarray, rows: np.ndarray, scaling: Scaling) -> np
     return out
 
 
-def not_in_main_memory(problem: Problem) -> tuple[str, ...]:
-    """Return the reason against running on data that are not in main memory."""
-    return () if problem.device == "cpu" else (f"the data are on {problem.device}",)
-
-
-def cannot_run_compiled(problem: Problem) -> tuple[str, ...]:
-    """Return the reasons against running the compiled module's host functions."""
-    return not_in_main_memory(problem) + _native.why_not()
-
-
 OPERATOR = Operator(
     "decode",
     (
-        Implementation("cpp", decode_compiled, cannot_run_compiled),
-        Implementation("reference", _reference, not_in_main_memory),
+        Implementation("cpp", decode_compiled, not_compiled),
+        Implementation("reference", _reference, not_in_memory),
     ),
 )
 

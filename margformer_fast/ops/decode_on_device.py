@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _native
-from ..backends import AUTO, Implementation, Operator, Problem
+from ..backends import AUTO, Implementation, Operator, Problem, not_compiled
 from ..errors import DataError
 from ..reference.decode import Scaling
 from ..reference.decode import decode as _reference
-from .decode import MAX_DIMENSIONS, cannot_run_compiled, check_pixel_type, decode_compiled
+from .decode import MAX_DIMENSIONS, check_pixel_type, decode_compiled
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +146,7 @@ OPERATOR = Operator(
     "decode_on_device",
     (
         Implementation("cuda", _cuda, _why_not_cuda),
-        Implementation("cpp", _on_host(decode_compiled), cannot_run_compiled),
+        Implementation("cpp", _on_host(decode_compiled), not_compiled),
         Implementation("reference", _on_host(_reference)),
     ),
 )

@@ -7,10 +7,9 @@ import mmap
 import numpy as np
 
 from .. import _native
-from ..backends import AUTO, Implementation, Operator, Problem
+from ..backends import AUTO, Implementation, Operator, Problem, not_compiled, not_in_memory
 from ..reference.fits_header import Header, HeaderValue, Malformed
 from ..reference.fits_header import parse_header as _reference
-from .decode import cannot_run_compiled, not_in_main_memory
 
 __all__ = ["BytesLike", "Header", "HeaderValue", "parse_header"]
 
@@ -26,8 +25,8 @@ def _compiled(buffer: memoryview, offset: int) -> Header:
 OPERATOR = Operator(
     "parse_header",
     (
-        Implementation("cpp", _compiled, cannot_run_compiled),
-        Implementation("reference", _reference, not_in_main_memory),
+        Implementation("cpp", _compiled, not_compiled),
+        Implementation("reference", _reference, not_in_memory),
     ),
 )
 
