@@ -7,11 +7,15 @@ small stack machine that knows only what an array of strings needs: nothing is i
 
 from __future__ import annotations
 
+import ast
+import os
 import pickletools
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,6 +23,13 @@ from ..errors import DataError
 
 MAX_BYTES = 1 << 28
 """Largest file read, and largest array made, in bytes: the published labels take half a megabyte."""
+
+
+_OBJECTS = "|O"
+_FIXED_WIDTH = re.compile(r"[<>]U[1-9]\d{0,8}")
+
+_MAX_HEADER = 10_000
+"""Longest .npy header in bytes, NumPy's own limit."""
 
 
 class _Refused(Exception):  # noqa: N818 - not an error of its own: `load_string_array` words it
@@ -79,21 +90,18 @@ def load_string_array(path: str | Path) -> np.ndarray:
         the message names what was found.
     """
     path = Path(path)
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path) from error
-    if size > MAX_BYTES:
-        raise DataError(f"has {size:,} bytes", where=path, expected=f"at most {MAX_BYTES:,} for labels")
-    with open(path, "rb") as handle:
-        shape, dtype = _read_header(handle, path)
+    with _open(path) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        if size > MAX_BYTES:
+            raise DataError(f"has {size:,} bytes", where=path, expected=f"at most {MAX_BYTES:,} for labels")
+        shape, kind = _read_header(handle, path)
         payload = handle.read()
     if len(shape) != 1:
-        raise DataError(f"holds an array of shape {shape}", where=path, expected="one dimension")
-    if dtype.kind == "U":
-        return _fixed_width(payload, shape[0], dtype, path)
-    if dtype != np.dtype(object):
-        raise DataError(f"holds values of dtype {dtype}", where=path, expected="strings")
+        raise DataError(f"holds an array of shape {str(shape)[:60]}", where=path, expected="one dimension")
+    if _FIXED_WIDTH.fullmatch(kind):
+        return _fixed_width(payload, shape[0], np.dtype(kind), path)
+    if kind != _OBJECTS:
+        raise DataError(f"holds values of type {kind!r:.60}", where=path, expected="strings")
     try:
         strings = _strings(payload, shape)
     except _Refused as found:
@@ -111,16 +119,49 @@ def load_string_array(path: str | Path) -> np.ndarray:
     return np.array(strings, dtype=f"<U{max(longest, 1)}")
 
 
-def _read_header(handle: Any, path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+def holds_strings(path: str | Path) -> bool:
+    """Return whether a ``.npy`` file says that it holds strings or Python objects; only its header is read.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or is no ``.npy`` file.
+    """
+    path = Path(path)
+    with _open(path) as handle:
+        kind = _read_header(handle, path)[1]
+    return kind == _OBJECTS or _FIXED_WIDTH.fullmatch(kind) is not None
+
+
+def _open(path: Path) -> BinaryIO:
     try:
-        version = np.lib.format.read_magic(handle)
-        if version not in readers:
-            raise ValueError(f"format version {version}")
-        shape, _, dtype = readers[version](handle)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise DataError(f"is not a .npy file ({error})", where=path) from error
-    return shape, dtype
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path) from error
+
+
+def _read_header(handle: BinaryIO, path: Path) -> tuple[tuple[int, ...], str]:
+    """Return shape and type from a .npy header of format 1.0 or 2.0, without NumPy's reader.
+
+    Given a damaged header, that one falls back on a tokenizer for Python 2 and fails in ways of its own.
+    """
+    start = handle.read(8)
+    width = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4}.get(start, 0)
+    length = int.from_bytes(handle.read(width), "little")
+    try:
+        if not 0 < length <= _MAX_HEADER:
+            raise ValueError(f"it begins with {start!r}")
+        header = ast.literal_eval(handle.read(length).decode("ascii"))
+        shape, descr = header["shape"], header["descr"]
+        if not (isinstance(descr, str) and isinstance(shape, tuple) and all(type(n) is int for n in shape)):
+            raise ValueError(f"its shape is {shape!r:.60} and its type {descr!r:.60}")
+        return shape, descr
+    except (ValueError, SyntaxError, TypeError, LookupError, MemoryError, RecursionError) as error:
+        raise DataError(
+            f"is not a .npy file of one array ({' '.join(str(error).split())})",
+            where=path,
+            mend="Fetch it again.",
+        ) from error
 
 
 def _fixed_width(payload: bytes, count: int, dtype: np.dtype, path: Path) -> np.ndarray:
@@ -128,6 +169,9 @@ def _fixed_width(payload: bytes, count: int, dtype: np.dtype, path: Path) -> np.
         raise DataError(
             f"has {len(payload):,} bytes of data", where=path, expected=f"{count * dtype.itemsize:,}"
         )
+    # NumPy takes any 32 bits for a character and fails only when it is looked at.
+    if np.any(np.frombuffer(payload, np.dtype("u4").newbyteorder(dtype.byteorder)) > sys.maxunicode):
+        raise DataError("holds what is no character", where=path, mend="Fetch it again.")
     return np.frombuffer(payload, dtype).astype(dtype.newbyteorder("="))
 
 

@@ -214,7 +214,8 @@ def photometric_features(
         np.asarray(values, np.float64) for values in (modelmag, theta_dev, psf_fwhm, extinction)
     )
     by_band = np.stack([magnitude - extinction, radius, width, extinction], axis=2)
-    return np.concatenate([by_band.reshape(len(magnitude), -1), -np.diff(magnitude, axis=1)], axis=1)
+    num_values = by_band.shape[1] * by_band.shape[2]  # not -1, which an empty catalogue leaves undecided
+    return np.concatenate([by_band.reshape(-1, num_values), -np.diff(magnitude, axis=1)], axis=1)
 
 
 def _is_measured(

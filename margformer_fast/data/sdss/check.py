@@ -84,11 +84,11 @@ class IngestCheck:
             "isolated      centroid - catalogue (pixels)   aperture - catalogue (magnitudes)",
             "stars          stars    median       max         stars    median   largest",
         ]
-        for b in self.bands:
-            lines.append(
-                f"{b.band:<12} {b.num_centroids:7d} {b.median_offset:9.3f} {b.max_offset:9.3f} "
-                f"{b.num_apertures:13d} {b.median_error:+9.4f} {b.max_error:9.4f}" + "   off" * (not b.agrees)
-            )
+        lines += [
+            f"{b.band:<12} {b.num_centroids:7d} {b.median_offset:9.3f} {b.max_offset:9.3f} "
+            f"{b.num_apertures:13d} {b.median_error:+9.4f} {b.max_error:9.4f}" + "   off" * (not b.agrees)
+            for b in self.bands
+        ]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

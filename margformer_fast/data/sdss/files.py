@@ -124,28 +124,31 @@ def read_bytes(path: Path) -> bytes:
     DataError
         If the file cannot be opened.
     FitsFormatError
-        If its compressed stream is cut short or damaged, or longer than `MAX_BYTES`.
+        If it is empty, or its compressed stream is cut short, damaged or longer than `MAX_BYTES`.
     """
     decompressors: Mapping[str, Any] = {".bz2": bz2.open, ".gz": gzip.open}
     try:
         raw = open(path, "rb")  # noqa: SIM115 - closed by the `with` below; opening is told apart from reading
+    except FileNotFoundError as error:
+        raise DataError("is missing", where=path) from error
     except OSError as error:
-        raise DataError(
-            "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}",
-            where=path,
-        ) from error
+        raise DataError(f"cannot be read: {error.strerror}", where=path) from error
     with raw:
-        if path.suffix not in decompressors:
-            return raw.read()
-        try:
-            with decompressors[path.suffix](raw) as stream:
-                return _read_bounded(stream, path)
-        except (OSError, EOFError, zlib.error) as error:
-            raise FitsFormatError(
-                f"the compressed file is cut short or damaged ({one_line(error)})",
-                where=f"{path}, HDU 0",
-                mend="Fetch it again.",
-            ) from error
+        if path.suffix in decompressors:
+            try:
+                with decompressors[path.suffix](raw) as stream:
+                    content = _read_bounded(stream, path)
+            except (OSError, EOFError, zlib.error) as error:
+                raise FitsFormatError(
+                    f"the compressed file is cut short or damaged ({one_line(error)})",
+                    where=f"{path}, HDU 0",
+                    mend="Fetch it again.",
+                ) from error
+        else:
+            content = raw.read()
+    if not content:
+        raise FitsFormatError("the file is empty", where=path, mend="Fetch it again.")
+    return content
 
 
 def _read_bounded(stream: BinaryIO, path: Path) -> bytes:
@@ -173,7 +176,7 @@ def find_hdu(content: bytes, key: str, value: object, path: Path) -> int:
         If there is none, or any HDU is damaged or promises more than the file holds.
     """
     found, offset, index = None, 0, 0
-    while offset < len(content) or index == 0:
+    while offset < len(content):
         try:
             header = parse_header(content, offset)
         except FitsFormatError as error:

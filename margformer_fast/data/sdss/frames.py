@@ -144,18 +144,18 @@ def _check(header: Header, name: re.Match[str], where: str) -> None:
 
     The field is not in the header: FRAME counts from another row in each band, by the camera's geometry.
     """
-    wanted = {
-        "FILTER": name["band"],
-        "RUN": int(name["run"]),
-        "CAMCOL": int(name["camcol"]),
-        "BUNIT": SDSS.flux_unit,
-    }
+    wanted = {"FILTER": name["band"], "RUN": int(name["run"]), "CAMCOL": int(name["camcol"])}
     for key, value in wanted.items():
         found = header.get(key)
         found = found.strip() if isinstance(found, str) else found
         if found != value:
-            why = "as calibrated frames have" if key == "BUNIT" else "as the file's name says"
-            raise DataError(f"{key} is {found!r}", where=where, expected=f"{value!r}, {why}")
+            raise DataError(f"{key} is {found!r}", where=where, expected=f"{value!r}, as in the file's name")
+    # Cut-down frames may have lost their unit; raw ones, in counts, have another.
+    unit = header.get("BUNIT", SDSS.flux_unit)
+    if unit != SDSS.flux_unit:
+        raise DataError(
+            f"BUNIT is {unit!r}", where=where, expected=f"{SDSS.flux_unit!r}, as calibrated frames have"
+        )
 
 
 def _wcs(header: Header, where: str) -> WCS:

@@ -47,7 +47,7 @@ REASONS = {
     "unreadable frame": "a frame of the field is damaged",
     "off the edge": "the stamp leaves the frame in a band",
     "not measured": "a magnitude, radius, width or extinction is -9999, not finite or impossible",
-    "no pixels": "a band of the stamp has no finite pixel",
+    "bad pixels": "a pixel of the stamp is not finite",
 }
 """Why an object is not kept, in the order in which reasons are tried."""
 
@@ -440,10 +440,10 @@ def _cut_field(
         planes.append(plane)
         inside &= fits
     cut = np.stack(planes, axis=1)
-    has_pixels = np.isfinite(cut).any(axis=(2, 3)).all(axis=1)
+    sound = np.isfinite(cut).all(axis=(1, 2, 3))
     fate.drop("off the edge", _mask(candidates[~inside], len(catalogue)))
     fate.drop("not measured", ~catalogue.measured)
-    fate.drop("no pixels", _mask(candidates[~has_pixels], len(catalogue)))
+    fate.drop("bad pixels", _mask(candidates[~sound], len(catalogue)))
     return cut[fate.kept[candidates]], place
 
 
