@@ -243,7 +243,7 @@ inline std::vector<Entry> read_entries(const Cards& cards) {
             }
         }
         continues = false;
-        if (!is_value || key.empty()) continue;
+        if (!is_value || key.empty() || key == "COMMENT" || key == "HISTORY") continue;
         Value value = parse_value(field);
         if (auto* malformed = std::get_if<Malformed>(&value)) malformed->where = cards.where(index);
         continues = may_continue(value);

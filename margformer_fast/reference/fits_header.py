@@ -80,6 +80,9 @@ class Header(Mapping[str, HeaderValue]):
             raise FitsFormatError(value.reason, where=value.where)
         return value
 
+    def __contains__(self, key: object) -> bool:
+        return key in self.entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
@@ -219,7 +222,7 @@ def _entries(cards: list[_Card]) -> list[_Entry]:
         if key == "HIERARCH" and not is_value:
             name, separator, value_field = card.text[8:].partition("=")
             key, is_value = " ".join(name.split()), bool(separator)
-        if not is_value or not key:
+        if not is_value or key in ("", "COMMENT", "HISTORY"):
             continued = None
             continue
         value = _value(value_field)
