@@ -29,7 +29,8 @@ from sdss_files import (
     write_frame,
 )
 
-from margformer_fast.data.sdss.ingest import REASONS, IngestReport, cut_stamps, ingest, ingest_fields, merge
+from margformer_fast.data.sdss.ingest import cut_stamps, ingest, ingest_fields, merge
+from margformer_fast.data.sdss.report import REASONS, IngestReport
 from margformer_fast.data.survey import CLASSES, SDSS
 from margformer_fast.errors import ConfigError, DataError, FitsFormatError
 

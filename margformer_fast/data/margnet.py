@@ -12,8 +12,8 @@ Experiments 1 and 2 / 3            shape              what
 =================================  =================  ====================================================
 
 Experiments 1 and 2 hold all three classes, and the two-class task deletes the quasars. Experiment 3 has a
-set of files for each task (``sg_exp3`` and ``sgq_exp3``). The band order of the stamps and their unit are taken
-from the published description and notebooks; the arrays themselves do not say.
+set of files for each task (``sg_exp3`` and ``sgq_exp3``). The band order of the stamps and their unit are
+taken from the published description and notebooks; the arrays themselves do not say.
 """
 
 from __future__ import annotations
@@ -216,23 +216,26 @@ def _folder(path: Path, suffix: str) -> Path:
 def _load(path: Path) -> np.ndarray:
     """Map an array of numbers; nothing is unpickled."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of several")
     except Exception as error:  # NumPy's parser of headers lets through whatever its tokenizer raises
         raise DataError(
             f"is not a whole .npy file of numbers ({' '.join(str(error).split())})",
             where=path,
             mend="Fetch it again.",
         ) from error
+    return array
 
 
 def _stamps(path: Path) -> Stamps:
     images = _load(path)
     shape = (SDSS.stamp_size, SDSS.stamp_size, len(SDSS.bands))
-    if images.shape[1:] != shape or images.dtype.kind != "f":
+    if images.shape[1:] != shape or images.dtype.newbyteorder("=") not in (np.float32, np.float64):
         raise DataError(
             f"images are {images.dtype} of shape {images.shape}",
             where=path,
-            expected=f"floats of shape (N, {', '.join(map(str, shape))}): channel last",
+            expected=f"float32 or float64 of shape (N, {', '.join(map(str, shape))}): channel last",
         )
     return Stamps.channel_last(images)
 
@@ -251,7 +254,9 @@ def _labels(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     bad = np.flatnonzero(~((one_hot == 0) | (one_hot == 1)).all(axis=1) | (one_hot.sum(axis=1) != 1))
     if bad.size:
         raise DataError(f"row {bad[0]} is not one-hot", where=path, expected="a single 1 and zeros")
-    return np.array([CLASSES.index(name) for name in classes], np.int8)[one_hot.argmax(axis=1)]
+    index = np.array([CLASSES.index(name) for name in classes], np.int8)
+    label: np.ndarray = index[one_hot.argmax(axis=1)]
+    return label
 
 
 def _from_strings(names: np.ndarray, path: Path) -> np.ndarray:

@@ -128,7 +128,8 @@ class Catalogue:
     @property
     def is_source(self) -> np.ndarray:
         """Whether OBJC_TYPE says star or galaxy, shape (N,)."""
-        return self.label != UNKNOWN
+        mask: np.ndarray = self.label != UNKNOWN
+        return mask
 
     @property
     def is_parent(self) -> np.ndarray:
@@ -137,7 +138,8 @@ class Catalogue:
         NCHILD > 0; in the survey's files these are the objects of MODE 3. A bright object is among them: it
         is found twice, and its second measurement is its only child.
         """
-        return self.columns["nchild"] > 0
+        mask: np.ndarray = self.columns["nchild"] > 0
+        return mask
 
 
 def read_catalogue(path: str | Path) -> Catalogue:
@@ -223,8 +225,11 @@ def _is_measured(
 ) -> np.ndarray:
     values = np.stack([modelmag, theta_dev, psf_fwhm, extinction], axis=2)
     # NaN compares as false; infinities are caught by the second bound.
-    good = (values > _LEAST) & (values < -_LEAST)
-    return good.all(axis=(1, 2)) & (psf_fwhm > 0).all(axis=1) & (theta_dev >= 0).all(axis=1)
+    good: np.ndarray = (values > _LEAST) & (values < -_LEAST)
+    good[:, :, 1] &= theta_dev >= 0
+    good[:, :, 2] &= psf_fwhm > 0
+    mask: np.ndarray = good.all(axis=(1, 2))
+    return mask
 
 
 def _read_table(path: Path) -> tuple[dict[str, np.ndarray], str, str]:

@@ -207,11 +207,10 @@ def aperture_flux(stamps: np.ndarray, x: np.ndarray, y: np.ndarray, radius: floa
 def _isolated_stars(survey: Survey) -> np.ndarray:
     """Return which objects are stars without another source on their stamp, whole and unsaturated."""
     side = survey.stamps.size * survey.profile.pixel_scale_arcsec
-    return (
-        (survey.label == CLASSES.index("STAR"))
-        & (survey.columns["neighbour"] > side)
-        & (survey.columns["objc_flags"] & sum(FLAGS.values()) == 0)
-    )
+    isolated: np.ndarray = survey.label == CLASSES.index("STAR")
+    isolated &= survey.columns["neighbour"] > side
+    isolated &= survey.columns["objc_flags"] & sum(FLAGS.values()) == 0
+    return isolated
 
 
 def _in_stamp(position: np.ndarray, size: int) -> np.ndarray:

@@ -9,11 +9,11 @@ frames, or ``.gz``); frames also tile by tile (``.fz``).
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import gzip
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,7 +34,7 @@ CATALOGUE_NAME = re.compile(
 _QUICKEST = (None, ".fz", ".gz", ".bz2")
 
 
-@dataclass
+@dataclasses.dataclass
 class FieldFiles:
     """The files of one field.
 
@@ -51,7 +51,7 @@ class FieldFiles:
     run: int
     camcol: int
     field: int
-    frames: dict[str, Path] = field(default_factory=dict)
+    frames: dict[str, Path] = dataclasses.field(default_factory=dict)
     catalogue: Path | None = None
 
     @property
@@ -90,9 +90,9 @@ def find_fields(folders: str | Path | Sequence[str | Path]) -> list[FieldFiles]:
     DataError
         If a folder is not there, or no frame or catalogue is found at all.
     """
-    folders = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
+    places = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
     found: list[tuple[Path, re.Match[str]]] = []
-    for folder in folders:
+    for folder in places:
         if not folder.is_dir():
             raise DataError("is not a folder", where=folder)
         for prefix, pattern in (("frame", FRAME_NAME), ("photoObj", CATALOGUE_NAME)):
@@ -101,7 +101,7 @@ def find_fields(folders: str | Path | Sequence[str | Path]) -> list[FieldFiles]:
     if not found:
         raise DataError(
             "no SDSS field is there",
-            where=", ".join(map(str, folders)) or "no folder",
+            where=", ".join(map(str, places)) or "no folder",
             expected="frame-{band}-{run}-{camcol}-{field}.fits and photoObj-{run}-{camcol}-{field}.fits",
         )
     fields: dict[tuple[int, int, int], FieldFiles] = {}

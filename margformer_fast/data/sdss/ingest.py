@@ -21,7 +21,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,102 +36,9 @@ from ..survey import CLASSES, SDSS, Survey
 from .catalogue import Catalogue, read_catalogue
 from .files import FieldFiles, find_fields
 from .frames import Frame, read_frame
+from .report import MODES, REASONS, IngestReport
 
-REASONS = {
-    "duplicate": "objID listed before",
-    "not a source": "OBJC_TYPE neither star (6) nor galaxy (3)",
-    "blended parent": "NCHILD > 0: its children are listed",
-    "not selected": "MODE not among those asked for",
-    "not clean": "CLEAN is 0",
-    "missing band": "the field lacks a frame",
-    "unreadable frame": "a frame of the field is damaged",
-    "off the edge": "the stamp leaves the frame in a band",
-    "not measured": "a magnitude, radius, width or extinction is -9999, not finite or impossible",
-    "bad pixels": "a pixel of the stamp is not finite",
-}
-"""Why an object is not kept, in the order in which reasons are tried."""
-
-MODES = {1: "primary", 2: "secondary", 4: "outside"}
-"""Values of MODE that can be kept; 3, family, are the blended parents."""
-
-
-@dataclass(frozen=True)
-class IngestReport:
-    """What became of the objects of one or more fields.
-
-    Parameters
-    ----------
-    num_fields : int
-        Fields visited.
-    total : int
-        Objects listed in their catalogues; the sum of `kept` and of all of `dropped`.
-    kept : int
-        Objects with stamps, features and class.
-    classes : mapping of str to int
-        Objects kept by class.
-    dropped : mapping of str to int
-        Objects left out, by each reason of `REASONS`.
-    unselected_modes : mapping of int to int
-        Those "not selected" by their MODE.
-    failures : tuple of str
-        Files that could not be used, where such fields are passed over.
-    """
-
-    num_fields: int = 0
-    total: int = 0
-    kept: int = 0
-    classes: Mapping[str, int] = field(default_factory=dict)
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    unselected_modes: Mapping[int, int] = field(default_factory=dict)
-    failures: tuple[str, ...] = ()
-
-    def __add__(self, other: IngestReport) -> IngestReport:
-        def both(a: Any, b: Any) -> Any:
-            return {**a, **{k: a.get(k, 0) + n for k, n in b.items()}} if isinstance(a, Mapping) else a + b
-
-        return IngestReport(*(both(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
-
-    @property
-    def advice(self) -> str | None:
-        """What to do if nothing was kept; None if something was."""
-        if self.kept or not self.total:
-            return None
-        if self.unselected_modes:
-            found = ", ".join(
-                f"{n} of MODE {mode} ({MODES[mode]})" for mode, n in self.unselected_modes.items()
-            )
-            modes = "1 2" if 2 in self.unselected_modes else "1 4"
-            return (
-                f"No object was kept: {found} not selected. A later scan may have superseded this one: pass "
-                f"modes=({modes.replace(' ', ', ')}), require_clean=False (--modes {modes} --keep-unclean)."
-            )
-        if self.dropped.get("not clean"):
-            return (
-                "No object was kept: none is clean. Pass require_clean=False (--keep-unclean) to keep them."
-            )
-        return "No object was kept."
-
-    def table(self) -> str:
-        """Return the account as text, one line a reason, zeros left out."""
-        rows = [("objects listed", self.total, f"in {self.num_fields} field{'s' * (self.num_fields != 1)}")]
-        rows += [(f"- {name}", n, REASONS[name]) for name in REASONS if (n := self.dropped.get(name, 0))]
-        rows += [("kept", self.kept, ", ".join(f"{n} {name}" for name, n in self.classes.items() if n))]
-        width = max(len(name) for name, _, _ in rows)
-        lines = [f"{name:<{width}}  {n:>9,}  {note}".rstrip() for name, n, note in rows]
-        lines += [f"not used: {failure}" for failure in self.failures]
-        return "\n".join(lines + ([self.advice] if self.advice else []))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the account as a JSON-able dictionary."""
-        return {
-            "num_fields": self.num_fields,
-            "total": self.total,
-            "kept": self.kept,
-            "classes": dict(self.classes),
-            "dropped": {name: self.dropped.get(name, 0) for name in REASONS},
-            "unselected_modes": {str(mode): n for mode, n in self.unselected_modes.items()},
-            "failures": list(self.failures),
-        }
+__all__ = ["IngestReport", "cut_stamps", "ingest", "ingest_fields", "merge"]
 
 
 def ingest(
@@ -207,7 +114,8 @@ def ingest_fields(
     found = find_fields(folders)
     if not skip_broken:
         for files in found:
-            _require_files(files)
+            _require_frames(files)
+            _require_catalogue(files)
     return (_ingest_field(files, selection) for files in found)
 
 
@@ -297,11 +205,12 @@ class _Fate:
     @property
     def kept(self) -> np.ndarray:
         """Whether no reason was given, shape (N,)."""
-        return self._reason == len(REASONS)
+        mask: np.ndarray = self._reason == len(REASONS)
+        return mask
 
     def drop(self, reason: str, which: np.ndarray) -> np.ndarray:
         """Leave out `which` (a mask) of those still kept, and return which that were."""
-        newly = which & self.kept
+        newly: np.ndarray = which & self.kept
         self._reason[newly] = list(REASONS).index(reason)
         return newly
 
@@ -333,17 +242,22 @@ class _Selection:
         return dict(sorted(Counter(column["mode"][unselected].tolist()).items()))
 
 
-def _require_files(files: FieldFiles) -> None:
-    """Refuse a field without all of its files."""
+def _require_frames(files: FieldFiles) -> dict[str, Path]:
     missing = files.missing(SDSS.bands)
     if missing:
-        what = f"field {files.name} has no frame in band{'s' * (len(missing) > 1)} {', '.join(missing)}"
-    elif files.catalogue is None:
-        what = f"field {files.name} has no catalogue"
-    else:
-        return
-    raise DataError(
-        what,
+        raise _incomplete(files, f"frame in band{'s' * (len(missing) > 1)} {', '.join(missing)}")
+    return files.frames
+
+
+def _require_catalogue(files: FieldFiles) -> Path:
+    if files.catalogue is None:
+        raise _incomplete(files, "catalogue")
+    return files.catalogue
+
+
+def _incomplete(files: FieldFiles, what: str) -> DataError:
+    return DataError(
+        f"field {files.name} has no {what}",
         where=files.folder,
         expected="five frames and a photoObj",
         mend="Fetch it, or pass skip_broken=True (--skip-broken) to go on without this field.",
@@ -353,9 +267,7 @@ def _require_files(files: FieldFiles) -> None:
 def _ingest_field(files: FieldFiles, selection: _Selection) -> tuple[Survey, IngestReport]:
     failures = []
     try:
-        if files.catalogue is None:
-            _require_files(files)
-        catalogue = read_catalogue(files.catalogue)
+        catalogue = read_catalogue(_require_catalogue(files))
     except DataError as error:
         if not selection.skip_broken:
             raise
@@ -366,8 +278,7 @@ def _ingest_field(files: FieldFiles, selection: _Selection) -> tuple[Survey, Ing
     frames: list[Frame] = []
     if fate.kept.any():  # otherwise there is nothing to cut, and decompressing takes seconds
         try:
-            _require_files(files)
-            frames = _read_frames(files)
+            frames = _read_frames(_require_frames(files))
         except DataError as error:
             if not selection.skip_broken:
                 raise
@@ -400,10 +311,10 @@ def _ingest_field(files: FieldFiles, selection: _Selection) -> tuple[Survey, Ing
     return survey, report
 
 
-def _read_frames(files: FieldFiles) -> list[Frame]:
+def _read_frames(paths: Mapping[str, Path]) -> list[Frame]:
     """Read the frames of a field, a thread a band: decompressing does not hold the interpreter lock."""
     with ThreadPoolExecutor(min(len(SDSS.bands), os.cpu_count() or 1)) as pool:
-        return list(pool.map(read_frame, (files.frames[band] for band in SDSS.bands)))
+        return list(pool.map(read_frame, (paths[band] for band in SDSS.bands)))
 
 
 def _cut_field(

@@ -116,7 +116,7 @@ def encode(
         If a part does not fit its bits, or the camera column is not 1 to 6.
     """
     parts = (sky_version, rerun, run, camcol, first_field, field, id)
-    objid = np.int64(0)
+    objid = np.zeros((), np.int64)
     for (name, (low, width)), part in zip(_BITS.items(), parts, strict=True):
         values = _integers(part, name)
         least, most = (1, 6) if name == "camcol" else (0, (1 << width) - 1)
