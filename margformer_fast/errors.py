@@ -67,7 +67,7 @@ class ConfigError(MargformerError, ValueError):
     exit_code = 2
 
 
-class BackendUnavailable(MargformerError, RuntimeError):
+class BackendUnavailable(MargformerError, RuntimeError):  # noqa: N818 - states a fact, as its siblings name causes
     """A named backend cannot run, with every reason."""
 
 

@@ -47,7 +47,9 @@ class Experiment:
 EXPERIMENTS = {
     1: Experiment(1, "How well are compact sources told apart?", "compact", "compact"),
     2: Experiment(2, "And compact sources that are faint as well?", "faint-compact", "faint-compact"),
-    3: Experiment(3, "Does what was learned on compact sources hold for faint ones?", "compact", "experiment-3"),
+    3: Experiment(
+        3, "Does what was learned on compact sources hold for faint ones?", "compact", "experiment-3"
+    ),
 }
 
 MODELS = {
@@ -195,12 +197,15 @@ def make_sets(
     elif is_margnet(path):
         if chosen_population is not None or split != "object":
             raise ConfigError(
-                "--population and --split do not go with published arrays, whose populations and splits are fixed"
+                "published arrays have populations and splits of their own",
+                mend="Leave out --population and --split.",
             )
         sets = _from_margnet(path, experiment, task)
     else:
         raise DataError(
-            "is neither a survey store nor a directory of published arrays" if path.exists() else "does not exist",
+            "is neither a survey store nor a directory of published arrays"
+            if path.exists()
+            else "does not exist",
             where=path,
             expected="survey.json, or X_exp1.npy and its companions",
             mend="Make a store with `python -m margformer_fast.data`.",
@@ -213,16 +218,24 @@ def make_sets(
     return sets
 
 
-def _of_task(survey: Survey, task: str) -> np.ndarray:
-    return np.isin(survey.label, [CLASSES.index(name) for name in TASKS[task]])
+def _of_task(survey: Survey, task: str, where: Path) -> np.ndarray:
+    """Return which objects have a class of the task; there must be some."""
+    mask = np.isin(survey.label, [CLASSES.index(name) for name in TASKS[task]])
+    if not mask.any():
+        raise DataError(
+            f"none of the {len(survey):,} objects has a label of the task",
+            where=where,
+            expected=" | ".join(TASKS[task]),
+        )
+    return mask
 
 
 def _from_store(path: Path, experiment: int, task: str, chosen: str | None, split: str) -> Sets:
     survey = read_store(path)
     plan = EXPERIMENTS[experiment]
     trained_on = chosen or plan.trained_on
-    in_task = _of_task(survey, task)
-    base = survey.select(population(survey, trained_on) & in_task)
+    base = survey.select(population(survey, trained_on))
+    base = base.select(_of_task(base, task, path))
     sides = _split(base, split)
     train, val = base.select(sides.train), base.select(sides.val)
     if plan.tested_on == "experiment-3" and chosen is None:
@@ -257,7 +270,7 @@ def _from_margnet(path: Path, experiment: int, task: str) -> Sets:
     leaked = np.isin(tested.objid, np.concatenate([train.objid, val.objid]))
     if leaked.any():
         warnings.append(
-            f"{leaked.sum():,} of {len(tested):,} published test objects were trained or validated on, and are left out"
+            f"{leaked.sum():,} of {len(tested):,} published test objects were trained or validated on, "
+            "and are left out"
         )
     return Sets(train, val, tested.select(~leaked), source, tuple(warnings))
-

@@ -123,7 +123,9 @@ def open_directory(path: Path, settings: RunSettings, *, resume: bool) -> None:
         try:
             path.mkdir(parents=True)
         except OSError as error:
-            raise OutputError(f"cannot be made: {error.strerror}", where=path, mend="Choose another --out.") from error
+            raise OutputError(
+                f"cannot be made: {error.strerror}", where=path, mend="Choose another --out."
+            ) from error
         write_json(record, {"version": __version__, "settings": asdict(settings)})
         return
     before = read_json(record)["settings"]
@@ -131,7 +133,8 @@ def open_directory(path: Path, settings: RunSettings, *, resume: bool) -> None:
     changed = sorted(key for key in now if before.get(key) != now[key])
     if changed:
         raise DataError(
-            "was started with other settings: " + ", ".join(f"{k} {before.get(k)!r}, now {now[k]!r}" for k in changed),
+            "was started with other settings: "
+            + ", ".join(f"{k} {before.get(k)!r}, now {now[k]!r}" for k in changed),
             where=path,
             mend="Resume with the settings of the first start, or choose another --out.",
         )
@@ -177,9 +180,11 @@ def run_experiment(directory: Path, settings: RunSettings, sets: Sets, device: t
         place.mkdir(exist_ok=True)
         outcomes += _learn(place, settings, train, val, test, seed, f"run {run + 1}/{settings.runs}")
     warnings = list(sets.warnings)
-    for samples in (train, val, test):
-        if samples.missing_pixels:
-            warnings.append(f"{samples.missing_pixels:,} pixels without a value in the {samples.name} set were read as zero")
+    warnings += [
+        f"{each.missing_pixels:,} pixels without a value in the {each.name} set were read as zero"
+        for each in (train, val, test)
+        if each.missing_pixels
+    ]
     config = PRESETS[settings.preset].model(settings.model, sets.train)
     header = RunHeader(
         experiment=settings.experiment,
@@ -190,7 +195,11 @@ def run_experiment(directory: Path, settings: RunSettings, sets: Sets, device: t
         simulated=sets.test.simulated,
         source=sets.source,
         counts={"train": train.counts(), "val": val.counts(), "test": test.counts()},
-        settings={"command": shlex.join(["python", "-m", "margformer_fast.train", *sys.argv[1:]]), **asdict(settings), "encoder": config.to_dict()},
+        settings={
+            "command": shlex.join(["python", "-m", "margformer_fast.train", *sys.argv[1:]]),
+            **asdict(settings),
+            "encoder": config.to_dict(),
+        },
         versions=versions(),
         backends=_backends(),
         seconds=time.monotonic() - started,
@@ -238,12 +247,25 @@ def _learn(
         shown = settings.pretrain_photometry == "shared"
         history = {
             "pretrain": pretrain(
-                model, train, val, preset.pretrain, views, photometry=settings.pretrain_photometry,
-                label=f"{label} pre-training", **common,
+                model,
+                train,
+                val,
+                preset.pretrain,
+                views,
+                photometry=settings.pretrain_photometry,
+                label=f"{label} pre-training",
+                **common,
             )
         }
         probe, history["probe"] = train_probe(
-            model, train, val, preset.probe, kind=settings.probe, use_photometry=shown, label=f"{label} probe", **common
+            model,
+            train,
+            val,
+            preset.probe,
+            kind=settings.probe,
+            use_photometry=shown,
+            label=f"{label} probe",
+            **common,
         )
         _, embedding = predict(model, test, use_photometry=shown, precision=settings.precision)
         with torch.no_grad():
@@ -263,8 +285,15 @@ def _learn(
     if "images" in settings.baselines:
         blind = _fresh_encoder(settings, train, seed)
         curve = train_classifier(
-            blind, train, val, preset.supervised, views, use_photometry=False, name="images-only",
-            label=f"{label} images only", **common,
+            blind,
+            train,
+            val,
+            preset.supervised,
+            views,
+            use_photometry=False,
+            name="images-only",
+            label=f"{label} images only",
+            **common,
         )
         probability, _ = predict(blind, test, use_photometry=False, precision=settings.precision)
         outcomes.append(Outcome("images-only", seed, probability, {"images-only": curve}))

@@ -22,28 +22,84 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     p = cli.Parser(
         prog="python -m margformer_fast.train",
-        description="Train, test and report one of the three experiments. Without --data a simulated survey is "
-        "made once and kept; its numbers are labelled as simulated.",
+        description="Train, test and report one of the three experiments. Without --data a simulated "
+        "survey is made once and kept; its numbers are labelled as simulated.",
         example=EXAMPLE,
     )
-    p.add_argument("--exp", type=int, choices=(1, 2, 3), required=True, help="1 compact; 2 faint and compact; 3 trained as 1, tested faint")
+    p.add_argument(
+        "--exp",
+        type=int,
+        choices=(1, 2, 3),
+        required=True,
+        help="1 compact; 2 faint and compact; 3 trained as 1, tested faint",
+    )
     p.add_argument("--task", choices=("sg", "sgq"), default="sg", help="star-galaxy, or with quasars (sg)")
-    p.add_argument("--method", choices=("simclr", "supervised"), default="simclr", help="pre-train without labels and fine-tune, or labels from the start (simclr)")
-    p.add_argument("--model", choices=("margformer-64", "margformer-128", "lvit"), default="margformer-64", help="form of the encoder (margformer-64)")
+    p.add_argument(
+        "--method",
+        choices=("simclr", "supervised"),
+        default="simclr",
+        help="pre-train without labels and fine-tune, or labels from the start (simclr)",
+    )
+    p.add_argument(
+        "--model",
+        choices=("margformer-64", "margformer-128", "lvit"),
+        default="margformer-64",
+        help="form of the encoder (margformer-64)",
+    )
     p.add_argument("--data", type=Path, metavar="DIR", help="survey store or directory of published arrays")
-    p.add_argument("--population", choices=("all", "compact", "faint-compact"), help="use this population of a store instead of the experiment's")
-    p.add_argument("--split", choices=("object", "sky"), default="object", help="split a store by object, or into strips of sky (object)")
-    p.add_argument("--preset", choices=("auto", "quick", "paper"), default="auto", help="size of the run: quick on a CPU, paper (the published size) on a GPU (auto)")
+    p.add_argument(
+        "--population",
+        choices=("all", "compact", "faint-compact"),
+        help="use this population of a store instead of the experiment's",
+    )
+    p.add_argument(
+        "--split",
+        choices=("object", "sky"),
+        default="object",
+        help="split a store by object, or into strips of sky (object)",
+    )
+    p.add_argument(
+        "--preset",
+        choices=("auto", "quick", "paper"),
+        default="auto",
+        help="size of the run: quick on a CPU, paper (the published size) on a GPU (auto)",
+    )
     p.add_argument("--runs", type=cli.positive, metavar="N", help="runs to average over (quick 2, paper 3)")
     cli.add_seed(p)
-    p.add_argument("--baselines", default="features", metavar="LIST", help="features, images, both with a comma, or none (features)")
-    p.add_argument("--pretrain-photometry", choices=("hidden", "shared"), default="hidden", help="what SimCLR shows of the photometry: nothing, or the same with both views (hidden)")
-    p.add_argument("--probe", choices=("linear", "mlp"), default="linear", help="probe of the frozen encoder (linear)")
+    p.add_argument(
+        "--baselines",
+        default="features",
+        metavar="LIST",
+        help="features, images, both with a comma, or none (features)",
+    )
+    p.add_argument(
+        "--pretrain-photometry",
+        choices=("hidden", "shared"),
+        default="hidden",
+        help="what SimCLR shows of the photometry: nothing, or the same with both views (hidden)",
+    )
+    p.add_argument(
+        "--probe", choices=("linear", "mlp"), default="linear", help="probe of the frozen encoder (linear)"
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    p.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of products: bf16 on a GPU, fp32 on a CPU (auto)")
-    p.add_argument("--backend", default="auto", metavar="NAME", help="auto, reference, cpp, ... or operator=backend,... (auto)")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where to write (runs/<time>-exp<N>-<task>-<method>)")
-    p.add_argument("--resume", action="store_true", help="continue the run in --out, or the latest like it under runs/")
+    p.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="of products: bf16 on a GPU, fp32 on a CPU (auto)",
+    )
+    p.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="auto, reference, cpp, ... or operator=backend,... (auto)",
+    )
+    p.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (runs/<time>-exp<N>-<task>-<method>)"
+    )
+    p.add_argument(
+        "--resume", action="store_true", help="continue the run in --out, or the latest like it under runs/"
+    )
     return p
 
 
@@ -88,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         directory = _directory(options)
         open_directory(directory, settings, resume=options.resume)
-        print(f"{sets.source}: {len(sets.train):,} training, {len(sets.val):,} validation, {len(sets.test):,} test objects", file=sys.stderr)
+        sizes = ", ".join(f"{len(s):,} {n}" for s, n in ((sets.train, "training"), (sets.val, "validation")))
+        print(f"{sets.source}: {sizes}, {len(sets.test):,} test objects", file=sys.stderr)
         again = f"checkpoints are in {directory}; add `--out {directory} --resume` to the command to go on"
         with cli.on_interrupt(again):
             result = run_experiment(directory, settings, sets, device)
@@ -101,7 +158,9 @@ def _baselines(text: str) -> tuple[str, ...]:
     names = () if text == "none" else tuple(sorted(set(text.split(","))))
     for name in names:
         if name not in ("features", "images"):
-            raise ConfigError(f"there is no baseline {name!r}", where="--baselines", expected="features, images or none")
+            raise ConfigError(
+                f"there is no baseline {name!r}", where="--baselines", expected="features, images or none"
+            )
     return names
 
 
@@ -125,7 +184,10 @@ def _simulated(num_compact: int, num_faint: int) -> Path:
 
     path = cached_store(num_compact, num_faint)
     if not is_store(path):
-        print(f"making a simulated survey of {num_compact + num_faint:,} objects, once, in {path}", file=sys.stderr)
+        print(
+            f"making a simulated survey of {num_compact + num_faint:,} objects, once, in {path}",
+            file=sys.stderr,
+        )
         with cli.on_interrupt("the simulated survey was not finished and is not kept"):
             write_simulated(path, num_compact, num_faint, seed=0)
     return path

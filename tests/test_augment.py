@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from margformer_fast.config import AugmentConfig
+from margformer_fast.errors import ConfigError
 from margformer_fast.ops.augment_patchify import augment_patchify
 from margformer_fast.ops.patchify import patchify
-from margformer_fast.errors import ConfigError
 from margformer_fast.reference.augment import ViewDraws, augment, draw_views, standardise
 
 
 def rotate(image_CSS: torch.Tensor, angle_deg: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotate one image as the published library does; also say which pixels lie within rounding of an edge."""
+    """Rotate one image as the published library does; also say which pixels are read near an edge."""
     S = image_CSS.shape[-1]
     a = math.radians(angle_deg)
     theta = torch.tensor([[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0]], dtype=torch.float64)

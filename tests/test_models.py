@@ -15,12 +15,18 @@ from margformer_fast.nn.simclr import SimCLR
 
 # Logits and embeddings of the published modules for weights and inputs given by the formulas below.
 GOLDEN = {
-    (64, 2): ([[-0.26150910, -0.75887835], [-0.26297404, -0.75937347]], [19.59355661, 1.94538514, 13.16535700, -0.33527292]),
+    (64, 2): (
+        [[-0.26150910, -0.75887835], [-0.26297404, -0.75937347]],
+        [19.59355661, 1.94538514, 13.16535700, -0.33527292],
+    ),
     (64, 3): (
         [[-0.26150910, -0.75887835, -0.75848574], [-0.26297404, -0.75937347, -0.75769802]],
         [19.59355661, 1.94538514, 13.16535700, -0.33527292],
     ),
-    (128, 2): ([[0.21836697, -0.59393533], [0.22251123, -0.59008210]], [9.26285956, -5.32202100, 0.62903963, 3.02242422]),
+    (128, 2): (
+        [[0.21836697, -0.59393533], [0.22251123, -0.59008210]],
+        [9.26285956, -5.32202100, 0.62903963, 3.02242422],
+    ),
 }
 
 
@@ -61,7 +67,8 @@ def test_golden_vectors(slots: int, num_classes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slots", "num_classes", "count"), [(64, 2, 1_405_410), (64, 3, 1_405_475), (128, 2, 1_505_250), (128, 3, 1_505_315)]
+    ("slots", "num_classes", "count"),
+    [(64, 2, 1_405_410), (64, 3, 1_405_475), (128, 2, 1_505_250), (128, 3, 1_505_315)],
 )
 def test_margformer_parameter_count(slots: int, num_classes: int, count: int) -> None:
     model = MargFormer(ModelConfig(slots=slots), num_classes)
@@ -72,12 +79,23 @@ def published_keys() -> list[str]:
     keys = ["pos_embedding"]
     keys += [f"to_patch_embedding.{i}.{w}" for i in (1, 2, 3) for w in ("weight", "bias")]
     keys += [f"to_dnn.{i}.{w}" for i in (0, 3, 6, 9) for w in ("weight", "bias")]
-    attention = ["proj_k", "proj_v", "to_q.weight", "to_k.weight", "to_v.weight", "to_out.weight", "to_out.bias"]
+    attention = [
+        "proj_k",
+        "proj_v",
+        "to_q.weight",
+        "to_k.weight",
+        "to_v.weight",
+        "to_out.weight",
+        "to_out.bias",
+    ]
     feed_forward = ["w1.weight", "w1.bias", "w2.weight", "w2.bias"]
     for layer in range(12):
         for i, inner in enumerate((attention, feed_forward)):
             prefix = f"transformer.net.layers.{layer}.{i}"
-            keys += [f"{prefix}.fn.{name}" for name in inner] + [f"{prefix}.norm.weight", f"{prefix}.norm.bias"]
+            keys += [f"{prefix}.fn.{name}" for name in inner] + [
+                f"{prefix}.norm.weight",
+                f"{prefix}.norm.bias",
+            ]
     return keys + [f"mlp_head.{i}.{w}" for i in (0, 1) for w in ("weight", "bias")]
 
 
@@ -97,7 +115,15 @@ def test_simclr_keys_and_count() -> None:
 def test_lvit_keys_and_counts() -> None:
     encoder = LViT(LVIT, 0)
     block = ["norm1.weight", "norm1.bias", "attn.E_k", "attn.E_v", "attn.qkv.weight", "attn.proj.weight"]
-    block += ["attn.proj.bias", "norm2.weight", "norm2.bias", "mlp.0.weight", "mlp.0.bias", "mlp.3.weight", "mlp.3.bias"]
+    block += [
+        "attn.proj.bias",
+        "norm2.weight",
+        "norm2.bias",
+        "mlp.0.weight",
+        "mlp.0.bias",
+        "mlp.3.weight",
+        "mlp.3.bias",
+    ]
     keys = ["pos_embed_patches", "cls_pos", "patch_embed.weight", "patch_embed.bias"]
     keys += ["pf_proj.0.weight", "pf_proj.0.bias", "pf_proj.2.weight", "pf_proj.2.bias"]
     keys += [f"blocks.{i}.{name}" for i in range(8) for name in block] + ["norm.weight", "norm.bias"]
@@ -108,14 +134,19 @@ def test_lvit_keys_and_counts() -> None:
 
 
 def test_lvit_embedding_is_the_published_convolution() -> None:
-    """Tokens times reordered weights must be Conv2d with stride = kernel, from images and from tokens alike."""
+    """Tokens times reordered weights must be Conv2d with stride = kernel."""
     torch.manual_seed(int(torch.seed() % 2**31))
     model = LViT(LVIT, 3).double().eval()
-    photometry, image = torch.randn(3, 24, dtype=torch.float64), torch.randn(3, 5, 32, 32, dtype=torch.float64)
+    photometry, image = (
+        torch.randn(3, 24, dtype=torch.float64),
+        torch.randn(3, 5, 32, 32, dtype=torch.float64),
+    )
     seen = {}
     model.blocks[0].register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
     model(photometry, image)
-    expected = F.conv2d(image, model.patch_embed.weight, model.patch_embed.bias, stride=4).flatten(2).transpose(1, 2)
+    expected = (
+        F.conv2d(image, model.patch_embed.weight, model.patch_embed.bias, stride=4).flatten(2).transpose(1, 2)
+    )
     torch.testing.assert_close(seen["x"][:, 1:], expected + model.pos_embed_patches)
 
 
@@ -134,7 +165,9 @@ def test_lvit_attention_by_loops() -> None:
             keys, values = block.attn.E_k.T @ k[b, :, part], block.attn.E_v.T @ v[b, :, part]
             for t in range(5):
                 out[b, t, part] = (keys @ q[b, t, part] / math.sqrt(3)).softmax(0) @ values
-    torch.testing.assert_close(block.attn(x, block.norm1), out @ block.attn.proj.weight.T + block.attn.proj.bias)
+    torch.testing.assert_close(
+        block.attn(x, block.norm1), out @ block.attn.proj.weight.T + block.attn.proj.bias
+    )
 
 
 def test_dropout_acts_in_training_only() -> None:

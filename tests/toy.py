@@ -8,8 +8,10 @@ from margformer_fast.data.stamps import Stamps
 from margformer_fast.data.survey import SDSS, Survey
 
 
-def toy_survey(n: int, rng: np.random.Generator, *, classes: tuple[int, ...] = (0, 2), objid_from: int = 1) -> Survey:
-    """Make `n` objects whose class (index into CLASSES) shows in their width and, less clearly, in a colour."""
+def toy_survey(
+    n: int, rng: np.random.Generator, *, classes: tuple[int, ...] = (0, 2), objid_from: int = 1
+) -> Survey:
+    """Make `n` objects whose class (index into CLASSES) shows in their width and, less, in a colour."""
     label = rng.choice(classes, n).astype(np.int8)
     label[: len(classes)] = classes
     width = np.array([3.0, 2.2, 1.5])[label] * rng.uniform(0.9, 1.1, n)

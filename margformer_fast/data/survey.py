@@ -57,7 +57,9 @@ class SurveyProfile:
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the photometric features: four per band, then the colours of neighbouring bands."""
-        per_band = [f"{kind}_{b}" for b in self.bands for kind in ("dered", "deVRad", "psffwhm", "extinction")]
+        per_band = [
+            f"{kind}_{b}" for b in self.bands for kind in ("dered", "deVRad", "psffwhm", "extinction")
+        ]
         colours = [f"{a}_{b}" for a, b in zip(self.bands, self.bands[1:], strict=False)]
         return (*per_band, *colours)
 
@@ -67,8 +69,11 @@ class SurveyProfile:
         return 5 * len(self.bands) - 1
 
 
-# Extinction ratios: SDSS, mean of the published Experiment-3 features; LSST, Schlafly & Finkbeiner (2011), R_V = 3.1.
-SDSS = SurveyProfile("sdss", tuple("ugriz"), "r", 0.396, 32, 22.5, "nanomaggy", (1.855, 1.446, 1.0, 0.743, 0.553))
+# Extinction ratios: SDSS, mean of the published Experiment-3 features; LSST, Schlafly & Finkbeiner
+# (2011, ApJ 737, 103), R_V = 3.1.
+SDSS = SurveyProfile(
+    "sdss", tuple("ugriz"), "r", 0.396, 32, 22.5, "nanomaggy", (1.855, 1.446, 1.0, 0.743, 0.553)
+)
 LSST = SurveyProfile(
     "lsst", tuple("ugrizy"), "r", 0.2, 32, 31.4, "nJy", (1.812, 1.415, 1.0, 0.718, 0.556, 0.479)
 )
@@ -114,7 +119,13 @@ class Survey:
 
     def __post_init__(self) -> None:
         n = len(self.objid)
-        rows = {"ra": self.ra, "dec": self.dec, "label": self.label, "features": self.features, "stamps": self.stamps}
+        rows = {
+            "ra": self.ra,
+            "dec": self.dec,
+            "label": self.label,
+            "features": self.features,
+            "stamps": self.stamps,
+        }
         for name, column in {**rows, **self.columns}.items():
             if len(column) != n:
                 raise DataError(f"column {name!r} has {len(column)} rows", expected=f"{n}, as many as objids")

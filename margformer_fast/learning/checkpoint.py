@@ -14,7 +14,7 @@ from torch import nn
 from .. import __version__
 from ..config import ModelConfig
 from ..data.survey import PROFILES, SurveyProfile
-from ..errors import DataError
+from ..errors import DataError, OutputError
 from ..files import atomic_directory, atomic_file, read_json, write_json
 from ..nn.inputs import ScaledEncoder
 
@@ -31,8 +31,12 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, 
     with atomic_file(path) as temporary:
         try:
             save_file(ready, temporary, metadata={"about": json.dumps(about, allow_nan=False)})
-        except SafetensorError as error:  # safetensors wraps the operating system's error into its own
-            raise OSError(str(error)) from error
+        except SafetensorError as error:  # wraps the operating system's error into words of its own
+            raise OutputError(
+                f"cannot be written: {str(error).removeprefix('Error while serializing: ')}",
+                where=path,
+                mend="Free some space; what was complete before is kept.",
+            ) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -50,13 +54,17 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except FileNotFoundError as error:
         raise DataError("is missing", where=path) from error
     except (SafetensorError, KeyError, ValueError) as error:
-        raise DataError(f"is not a whole checkpoint ({error})", where=path, mend="Delete it to start afresh.") from error
+        raise DataError(
+            f"is not a whole checkpoint ({error})", where=path, mend="Delete it to start afresh."
+        ) from error
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Return the optimizer's state as named tensors."""
     state = optimizer.state_dict()["state"]
-    return {f"{k}.{name}": torch.as_tensor(value) for k, group in state.items() for name, value in group.items()}
+    return {
+        f"{k}.{name}": torch.as_tensor(value) for k, group in state.items() for name, value in group.items()
+    }
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
@@ -83,7 +91,9 @@ def load_weights(module: nn.Module, tensors: dict[str, torch.Tensor], where: Pat
         raise DataError(f"its weights do not fit the model: {' '.join(lines)}", where=where) from error
 
 
-def save_model(path: Path, model: ScaledEncoder, classes: tuple[str, ...], profile: SurveyProfile, simulated: bool) -> None:
+def save_model(
+    path: Path, model: ScaledEncoder, classes: tuple[str, ...], profile: SurveyProfile, simulated: bool
+) -> None:
     """Write a trained model as a directory: ``config.json`` and ``model.safetensors``.
 
     Raises

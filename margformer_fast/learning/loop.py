@@ -97,7 +97,9 @@ class _State:
         groups = {"best": self.best}
         if not self.done:
             groups |= {"model": self.stage.model.state_dict(), "optimizer": pack_optimizer(self.optimizer)}
-        tensors = {f"{group}/{name}": value for group, items in groups.items() for name, value in items.items()}
+        tensors = {
+            f"{group}/{name}": value for group, items in groups.items() for name, value in items.items()
+        }
         save_tensors(path, tensors, {"key": key, "history": self.history, "done": self.done})
 
     def load(self, path: Path, key: dict[str, Any]) -> None:

@@ -96,5 +96,7 @@ def pretrain(
         parts = np.array_split(np.arange(len(val)), max(1, round(len(val) / config.batch_size)))
         return {"val_loss": sum(loss(val, rows, 0).item() * len(rows) for rows in parts) / len(val)}
 
-    stage = Stage("pretrain", 1, model, len(train), config, lambda rows, epoch: loss(train, rows, epoch), validate)
+    stage = Stage(
+        "pretrain", 1, model, len(train), config, lambda rows, epoch: loss(train, rows, epoch), validate
+    )
     return run_stage(stage, seed=seed, directory=directory, label=label)

@@ -111,7 +111,7 @@ def train_probe(
     torch.manual_seed(seed)
     probe = Probe(kind, h_train, len(train.classes)).to(train.device)
 
-    def loss(rows: np.ndarray, epoch: int) -> torch.Tensor:
+    def loss(rows: np.ndarray, _epoch: int) -> torch.Tensor:
         return F.cross_entropy(probe(h_train[rows]), train.label[rows])
 
     def validate() -> dict[str, float]:

@@ -101,8 +101,8 @@ class Samples:
         if len(bad):
             row, column = bad[0]
             raise DataError(
-                f"{len(np.unique(bad[:, 0]))} of {len(self)} objects have a feature that is not finite; the "
-                f"first is objid {self.survey.objid[row]}, {self.survey.profile.feature_names[column]} = "
+                f"{len(np.unique(bad[:, 0]))} of {len(self)} objects have a feature that is not finite; "
+                f"the first is objid {self.survey.objid[row]}, {self.survey.profile.feature_names[column]} = "
                 f"{self.survey.features[row, column]}",
                 where=f"{self.name} set",
                 mend="Leave these objects out; `python -m margformer_fast.data verify` lists them.",
@@ -117,9 +117,10 @@ class Samples:
             blank += [(rows[n], band) for n, band in np.argwhere(bad.all(axis=(2, 3)))]
         if blank:
             row, band = blank[0]
+            count = len({n for n, _ in blank})
             raise DataError(
-                f"{len({n for n, _ in blank})} of {len(self)} stamps have a band without one finite pixel; the "
-                f"first is objid {self.survey.objid[row]}, band {self.survey.profile.bands[band]}",
+                f"{count} of {len(self)} stamps have a band without one finite pixel; "
+                f"the first is objid {self.survey.objid[row]}, band {self.survey.profile.bands[band]}",
                 where=f"{self.name} set",
                 mend="Leave these objects out; `python -m margformer_fast.data verify` lists them.",
             )

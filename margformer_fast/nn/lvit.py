@@ -79,7 +79,9 @@ class LViT(nn.Module):
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         D, p = config.dim, config.patch_size
-        self.pos_embed_patches = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, config.num_patches, D), std=0.02))
+        self.pos_embed_patches = nn.Parameter(
+            nn.init.trunc_normal_(torch.empty(1, config.num_patches, D), std=0.02)
+        )
         self.cls_pos = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, D), std=0.02))
         self.patch_embed = nn.Conv2d(config.num_bands, D, kernel_size=p, stride=p)
         self.pf_proj = nn.Sequential(nn.Linear(config.num_features, D), nn.GELU(), nn.LayerNorm(D))

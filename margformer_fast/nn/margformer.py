@@ -1,6 +1,11 @@
-"""MargFormer: photometry queries image patches. Shapes: B batch, C bands, S side, P patches, T = P + 1 tokens."""
+"""MargFormer: photometry queries image patches.
+
+Shapes: B batch, C bands, S side, P patches, T = P + 1 tokens, D dim, F features.
+"""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -10,8 +15,8 @@ from ..ops.cross_attention import cross_attention
 from ..ops.feed_forward import feed_forward
 from ..ops.patchify import patchify
 
-# Attribute names in this file (to_patch_embedding, to_dnn, transformer.net.layers, fn, w1, ...) spell the keys
-# of published checkpoints, and the order of definition spells their order.
+# Attribute names in this file (to_patch_embedding, to_dnn, transformer.net.layers, fn, w1, ...) spell the
+# keys of published checkpoints, and the order of definition spells their order.
 
 
 class _CrossAttention(nn.Module):
@@ -116,7 +121,7 @@ class MargFormer(nn.Module):
         widths = (config.num_features, 1024, 512, 256)
         hidden = [
             layer
-            for fan_in, fan_out in zip(widths, widths[1:], strict=False)
+            for fan_in, fan_out in pairwise(widths)
             for layer in (nn.Linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(config.photometry_dropout))
         ]
         self.to_dnn = nn.Sequential(*hidden, nn.Linear(widths[-1], D))

@@ -1,4 +1,7 @@
-"""Photometry-to-patch attention of MargFormer. Shapes: B batch, T tokens, D dim, H heads, E = D/H, K slots."""
+"""Photometry-to-patch attention of MargFormer.
+
+Shapes: B batch, T tokens, D dim, H heads, E = D/H head dim, K slots.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def cross_attention(
     softmax(q K'^T / sqrt(E)) V' with K' = proj_k^T K (Wang et al. 2020, arXiv 2006.04768), K and V made from
     all T tokens, the photometry's own included.
     """
-    B, T, D = x_BTD.shape
+    B, _, D = x_BTD.shape
     H, E = num_heads, D // num_heads
     y_BTD = F.layer_norm(x_BTD, (D,), norm_weight_D, norm_bias_D)
     q_BHE = F.linear(y_BTD[:, 0], w_q_DD).reshape(B, H, E)

@@ -73,7 +73,7 @@ def uniform(words: np.ndarray) -> np.ndarray:
 
 
 def derive_seed(seed: int, *labels: int) -> int:
-    """Return a seed in [0, 2**63) for one purpose, given the run's seed and up to four numbers below 2**32."""
+    """Return a seed in [0, 2**63) for one purpose: the run's seed and up to four numbers below 2**32."""
     counter = np.zeros(4, np.uint32)
     counter[: len(labels)] = labels
     words = philox(counter, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))

@@ -1,4 +1,7 @@
-"""Linformer self-attention of the LViT encoder. Shapes: B batch, T tokens, D dim, H heads, E = D/H, K slots."""
+"""Linformer self-attention of the LViT encoder.
+
+Shapes: B batch, T tokens, D dim, H heads, E = D/H head dim, K slots.
+"""
 
 from __future__ import annotations
 
