@@ -228,8 +228,7 @@ def _is_measured(
     good: np.ndarray = (values > _LEAST) & (values < -_LEAST)
     good[:, :, 1] &= theta_dev >= 0
     good[:, :, 2] &= psf_fwhm > 0
-    mask: np.ndarray = good.all(axis=(1, 2))
-    return mask
+    return np.asarray(good.all(axis=(1, 2)))
 
 
 def _read_table(path: Path) -> tuple[dict[str, np.ndarray], str, str]:
