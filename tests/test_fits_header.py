@@ -213,7 +213,8 @@ def test_bytes_that_are_no_text_become_question_marks_in_values() -> None:
     ("buffer", "message"),
     [
         (b"", "byte 0: no header begins here; expected less than 0, the end"),
-        (b"SIMPLE", "byte 0: the header is cut short: it has no END"),
+        (b"SIMPLE", "byte 0, card 'SIMPLE': this is no FITS header; expected SIMPLE = T or XTENSION = '...'"),
+        (b"SIMPLE  =", "byte 0: the header is cut short: it has no END"),
         (block(*MINIMAL, end=False), "byte 0: the header is cut short: it has no END"),
         (
             block(*MINIMAL)[:-1],
@@ -231,8 +232,9 @@ def test_bytes_that_are_no_text_become_question_marks_in_values() -> None:
         (block("XTENSION= 5", *MINIMAL[1:]), "this is no FITS header"),
         (block("SIMPLE  = 'T'", *MINIMAL[1:]), "this is no FITS header"),
         (block(), "byte 0, card 'END': this is no FITS header"),
-        (b"\x89PNG\r\n" + bytes(3000), "byte 0: binary data stand where a keyword should"),
-        (b"<html>" + b" " * 3000, "it has no END"),
+        (b"\x89PNG\r\n" + bytes(3000), "byte 0, card '?PNG????"),
+        (b"SIMPLE  = T".ljust(80) + b"\x89PNG", "byte 80: binary data stand where a keyword should"),
+        (b"<html>" + b" " * 3000, "byte 0, card '<html>': this is no FITS header"),
         (block(MINIMAL[0], MINIMAL[2]), "card 'SIMPLE  =                    T': BITPIX is missing"),
         (block(*MINIMAL[:2]), "NAXIS is missing; expected an integer"),
         (

@@ -86,23 +86,29 @@ struct Cards {
     }
 };
 
+inline FormatError no_header(const Cards& cards) {
+    return FormatError("this is no FITS header", cards.where(0), "SIMPLE = T or XTENSION = '...'");
+}
+
 // Collect the cards from offset up to and with END.
 inline Cards read_cards(const unsigned char* data, std::size_t size, std::size_t offset) {
     Cards cards{{}, offset};
     for (std::size_t start = offset; start < size; start += kCardSize) {
         const std::size_t length = std::min(kCardSize, size - start);
-        for (std::size_t i = 0; i < length && i < 8; ++i) {
-            if (!is_text(data[start + i])) {
-                throw FormatError("binary data stand where a keyword should", "byte " + std::to_string(start),
-                                  "a card, the last one END");
-            }
-        }
-        if (length < kCardSize) break;
-        for (std::size_t i = 0; i < kCardSize; ++i) {
+        bool is_binary = false;
+        for (std::size_t i = 0; i < length; ++i) {
             const unsigned char byte = data[start + i];
+            is_binary = is_binary || (i < 8 && !is_text(byte));
             cards.text.push_back(is_text(byte) ? static_cast<char>(byte) : '?');
         }
-        if (cards[cards.count() - 1].substr(0, 8) == "END     ") return cards;
+        const std::string_view keyword = std::string_view(cards.text).substr(start - offset, 8);
+        if (start == offset && keyword != "SIMPLE  " && keyword != "XTENSION") throw no_header(cards);
+        if (is_binary) {
+            throw FormatError("binary data stand where a keyword should", "byte " + std::to_string(start),
+                              "a card, the last one END");
+        }
+        if (length < kCardSize) break;
+        if (keyword == "END     ") return cards;
     }
     throw FormatError("the header is cut short: it has no END", "byte " + std::to_string(offset));
 }
@@ -304,14 +310,13 @@ class Structure {
 
 // Refuse a header that does not begin as one.
 inline void check_first(const std::vector<Entry>& entries, const Cards& cards) {
-    const std::string_view first = cards[0];
-    if (!entries.empty() && entries[0].card == 0) {
-        const Value& value = entries[0].value;
-        const auto* simple = std::get_if<bool>(&value);
-        if (first.substr(0, 9) == "SIMPLE  =" && simple != nullptr && *simple) return;
-        if (first.substr(0, 9) == "XTENSION=" && std::holds_alternative<std::string>(value)) return;
+    if (entries.empty() || entries[0].card != 0) throw no_header(cards);
+    const Value& value = entries[0].value;
+    const auto* simple = std::get_if<bool>(&value);
+    const bool is_primary = cards[0].substr(0, 6) == "SIMPLE";
+    if (!(is_primary ? simple != nullptr && *simple : std::holds_alternative<std::string>(value))) {
+        throw no_header(cards);
     }
-    throw FormatError("this is no FITS header", cards.where(0), "SIMPLE = T or XTENSION = '...'");
 }
 
 // Set what depends on BITPIX, the axes and the groups; return the size of the data.

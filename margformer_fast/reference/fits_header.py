@@ -193,6 +193,10 @@ def _cards(buffer: memoryview, offset: int) -> Iterator[_Card]:
         )
     for start in range(offset, len(buffer), CARD_SIZE):
         raw = bytes(buffer[start : start + CARD_SIZE])
+        text = "".join(chr(byte) if 0x20 <= byte <= 0x7E else "?" for byte in raw)
+        card = _Card(text, start)
+        if start == offset and text[:8] not in ("SIMPLE  ", "XTENSION"):
+            raise _no_header(card)
         if not all(0x20 <= byte <= 0x7E for byte in raw[:8]):
             raise FitsFormatError(
                 "binary data stand where a keyword should",
@@ -201,8 +205,7 @@ def _cards(buffer: memoryview, offset: int) -> Iterator[_Card]:
             )
         if len(raw) < CARD_SIZE:
             break
-        text = "".join(chr(byte) if 0x20 <= byte <= 0x7E else "?" for byte in raw)
-        yield _Card(text, start)
+        yield card
         if text[:8] == "END     ":
             return
     raise FitsFormatError("the header is cut short: it has no END", where=f"byte {offset}")
@@ -282,11 +285,12 @@ def _word(token: str) -> HeaderValue | Malformed:
 def _check_first(entries: list[_Entry], first: _Card) -> None:
     """Refuse a header that does not begin as one."""
     value = entries[0].value if entries and entries[0].card is first else None
-    if first.text.startswith("SIMPLE  =") and value is True:
-        return
-    if first.text.startswith("XTENSION=") and isinstance(value, str):
-        return
-    raise FitsFormatError(
+    if not (value is True if first.text.startswith("SIMPLE") else isinstance(value, str)):
+        raise _no_header(first)
+
+
+def _no_header(first: _Card) -> FitsFormatError:
+    return FitsFormatError(
         "this is no FITS header", where=first.where, expected="SIMPLE = T or XTENSION = '...'"
     )
 
