@@ -204,14 +204,15 @@ def test_what_a_killed_process_leaves_is_cleared_by_the_next(tmp_path):
     other = tmp_path / ".store-2.0.part"  # of another directory
     other.mkdir()
     with subprocess.Popen([sys.executable, "-c", HANG, path], stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "written\n"
-        (part,) = tmp_path.glob(".store.*.part")
-        with atomic_directory(path):
-            assert (part / "big").exists(), "the directory of a process that lives is not touched"
-        path.rmdir()
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "written\n"
+            (part,) = tmp_path.glob(".store.*.part")
+            with atomic_directory(path):
+                assert (part / "big").exists(), "the directory of a process that lives is not touched"
+            path.rmdir()
+        finally:
+            child.send_signal(signal.SIGKILL)
     assert not path.exists()
     assert part.exists()
     with atomic_directory(path):

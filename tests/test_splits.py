@@ -105,11 +105,11 @@ def test_hashed_split_hangs_on_the_seed(rng):
 def test_strips_follow_the_longer_axis_and_do_not_overlap(rng, axis):
     n = int(rng.integers(100, 900))
     long, short = rng.uniform(0, 0.3, n), rng.uniform(0, 0.1, n)
-    # Across right ascension 0, and far enough north that degrees of right ascension are half as wide.
+    # Across right ascension 0, and so far north that a degree of right ascension is a quarter as wide.
     if axis == "ra":
-        ra, dec, along = (359.8 + 2 * long) % 360, 60 + short, long
+        ra, dec, along = (359.8 + 4 * long) % 360, 75.5 + short, long
     else:
-        ra, dec, along = (359.9 + 2 * short) % 360, 60 + long, long
+        ra, dec, along = (359.9 + 4 * short) % 360, 75.5 + long, long
     split = spatial_split(ra, dec, 0.2, 0.25)
     train, val, test = (along[rows] for rows in sides(split))
     assert train.max() < val.min() <= val.max() < test.min()

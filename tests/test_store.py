@@ -411,10 +411,11 @@ def test_killed_half_way_leaves_no_store_and_the_next_one_clears_up(tmp_path, rn
     path = tmp_path / "s"
     command = [sys.executable, "-c", KILLED, path, Path(__file__).parent]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "half way\n"
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "half way\n"
+        finally:
+            child.send_signal(signal.SIGKILL)
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".s.")
     assert left.name.endswith(".part")

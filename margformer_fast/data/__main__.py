@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .survey import Survey
 
 PROGRAM = "python -m margformer_fast.data"
-_NOTHING_KEPT = "nothing was kept; run the same command again"
+_NOT_WRITTEN = "no store was written; run the same command again"
 
 
 def parser() -> Parser:
@@ -112,7 +112,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
     if options.compact + options.faint == 0:
         raise ConfigError("there is nothing to simulate", mend="Ask for objects with --compact or --faint.")
-    with on_interrupt(_NOTHING_KEPT):
+    with on_interrupt(_NOT_WRITTEN):
         write_simulated(
             options.out, options.compact, options.faint, seed=options.seed, overwrite=options.overwrite
         )
@@ -136,11 +136,11 @@ def _ingest(options: argparse.Namespace) -> int:
     # Each field comes with its own two lists; the store has those of all.
     lists: dict[str, list[object]] = {"fields": [], "files": []}
     with (
-        on_interrupt(_NOTHING_KEPT),
+        on_interrupt(_NOT_WRITTEN),
         StoreWriter(
             options.out,
             SDSS,
-            name=options.out.name,
+            name=options.out.resolve().name,
             simulated=False,
             provenance={},
             overwrite=options.overwrite,
@@ -162,8 +162,7 @@ def _ingest(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from .margnet import EXPERIMENTS, RECIPES, published_experiment_split, read_margnet
-    from .splits import fingerprint
+    from .margnet import EXPERIMENTS, read_margnet
     from .survey import CLASSES, TASKS
 
     if not options.folder.is_dir():
@@ -179,28 +178,9 @@ def _import(options: argparse.Namespace) -> int:
         except DataError as error:
             problems.append(str(error))
             continue
-        images = bool(survey.provenance["images"])
         counts = [int((survey.label == k).sum()) for k in range(len(CLASSES))]
-        contents.append([str(experiment), task, len(survey), *counts, images])
-        # Recipes of the same fractions are one split.
-        recipes: dict[tuple[float, float], list[str]] = {}
-        for name, fractions in RECIPES.items():
-            if experiment in fractions:
-                recipes.setdefault(fractions[experiment], []).append(name)
-        for names in recipes.values():
-            split = published_experiment_split(survey, experiment, task, names[0])
-            for side in ("train", "val", "test"):
-                rows = getattr(split, side)
-                splits.append(
-                    [
-                        str(experiment),
-                        task,
-                        ", ".join(names),
-                        side,
-                        len(rows),
-                        fingerprint(survey.objid[rows]),
-                    ]
-                )
+        contents.append([str(experiment), task, len(survey), *counts, bool(survey.provenance["images"])])
+        splits += _split_rows(survey, experiment, task)
     if contents:
         print(table(["experiment", "task", "objects", *CLASSES, "images"], contents))
     if splits:
@@ -213,6 +193,22 @@ def _import(options: argparse.Namespace) -> int:
             "no experiment is complete with its images, so none can be trained on", where=options.folder
         )
     return OK
+
+
+def _split_rows(survey: Survey, experiment: int, task: str) -> Iterator[list[object]]:
+    """Yield what each published split of one experiment consists of."""
+    from .margnet import RECIPES, published_experiment_split
+    from .splits import fingerprint
+
+    recipes: dict[tuple[float, float], list[str]] = {}  # those of the same fractions are one split
+    for name, fractions in RECIPES.items():
+        if experiment in fractions:
+            recipes.setdefault(fractions[experiment], []).append(name)
+    for names in recipes.values():
+        split = published_experiment_split(survey, experiment, task, names[0])
+        for side, rows in (("train", split.train), ("val", split.val), ("test", split.test)):
+            objid = survey.objid[rows]
+            yield [str(experiment), task, ", ".join(names), side, len(objid), fingerprint(objid)]
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -263,7 +263,7 @@ def write_store(path: str | Path, survey: Survey, *, overwrite: bool = False) ->
     with StoreWriter(
         path,
         survey.profile,
-        name=Path(path).name,
+        name=Path(path).resolve().name,
         simulated=survey.simulated,
         provenance=survey.provenance,
         overwrite=overwrite,
