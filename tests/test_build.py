@@ -26,7 +26,7 @@ def read_elf(*options: str) -> str:
 
 
 def test_module_needs_nothing_but_the_system() -> None:
-    """Without torch, the driver or a shared CUDA runtime it loads beside every torch, with or without a GPU."""
+    """Without torch, the driver or a shared CUDA runtime it loads beside every torch, GPU or not."""
     needed = {
         line.split("[")[1].rstrip("]") for line in read_elf("--dynamic").splitlines() if "(NEEDED)" in line
     }

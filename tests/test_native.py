@@ -25,7 +25,7 @@ def test_module_is_usable_and_of_these_sources() -> None:
 
 def test_module_of_another_version_is_stale(tmp_path: Path) -> None:
     info = _native.build_info() | {"version": "0.0.1"}
-    told = f"the compiled module is of version 0.0.1, the package {margformer_fast.__version__}. Run `pip install"
+    told = f"the compiled module is of version 0.0.1, the package {margformer_fast.__version__}. Run `pip"
     assert _native.why_stale(info, tmp_path).startswith(told)
 
 

@@ -1,0 +1,132 @@
+"""Every check that needs a GPU, in one command: ``python benchmarks/gpu_suite.py``.
+
+Builds and installs the package into the Python that runs this (its build requirements must be there), runs the
+tests and the benchmarks marked ``gpu``, and writes one JSON file with the machine, the versions, how many tests
+passed, and the median of each benchmark. Exits with 0 only if everything was built, ran and passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str) -> tuple[int, float]:
+    """Run a Python module in the repository root, its output shown; return its exit code and seconds."""
+    print("$ python -m", *command, flush=True)
+    start = time.monotonic()
+    code = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode
+    return code, round(time.monotonic() - start, 1)
+
+
+def count_tests(junit: Path) -> dict[str, Any]:
+    """Return how the tests of a JUnit file ended, and the names of those that failed."""
+    cases = list(ElementTree.parse(junit).iter("testcase"))
+    failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    skipped = [case for case in cases if case.find("skipped") is not None]
+    return {
+        "passed": len(cases) - len(failed) - len(skipped),
+        "failed": len(failed),
+        "skipped": len(skipped),
+        "failures": [f"{case.get('classname')}::{case.get('name')}" for case in failed],
+    }
+
+
+def read_benchmarks(path: Path) -> list[dict[str, Any]]:
+    """Return the medians of a pytest-benchmark file."""
+    if not path.stat().st_size:
+        return []
+    return [
+        {
+            "name": each["name"],
+            "group": each["group"],
+            "median_s": each["stats"]["median"],
+            "iqr_s": each["stats"]["iqr"],
+            "rounds": each["stats"]["rounds"],
+            **each["extra_info"],
+        }
+        for each in json.loads(path.read_text())["benchmarks"]
+    ]
+
+
+def describe() -> dict[str, Any]:
+    """Return what `python -m margformer_fast.info --json` tells, asked of the package just installed."""
+    told = subprocess.run(
+        [sys.executable, "-m", "margformer_fast.info", "--json"], cwd=ROOT, check=True, capture_output=True
+    )
+    return json.loads(told.stdout)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the result"
+    )
+    parser.add_argument("--no-build", action="store_true", help="test what is installed")
+    options = parser.parse_args()
+
+    import torch
+
+    if not torch.cuda.is_available():
+        print("gpu_suite: torch finds no CUDA device here; nothing was run.", file=sys.stderr)
+        return 1
+    if not options.no_build:
+        # CUDA must be compiled here: a module without it would only lead to skipped tests.
+        build = (
+            "pip",
+            "install",
+            "--no-deps",
+            "--no-build-isolation",
+            "-C",
+            "cmake.define.MARGFORMER_CUDA=ON",
+            ".",
+        )
+        code, seconds = run(*build)
+        if code:
+            print("gpu_suite: the package was not built; nothing was run.", file=sys.stderr)
+            return 1
+        print(f"built in {seconds} s", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        junit, timings = Path(folder) / "tests.xml", Path(folder) / "benchmarks.json"
+        timings.touch()
+        test_code, test_seconds = run("pytest", "-m", "gpu", "tests", f"--junitxml={junit}")
+        bench_code, bench_seconds = run(
+            "pytest", "-m", "gpu", "benchmarks", "--benchmark-only", f"--benchmark-json={timings}"
+        )
+        result = {
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "info": describe(),
+            "tests": count_tests(junit) | {"exit_code": test_code, "seconds": test_seconds},
+            "benchmarks": read_benchmarks(timings),
+            "benchmarks_exit_code": bench_code,
+            "benchmarks_seconds": bench_seconds,
+        }
+    gpu = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"{gpu}_{result['date']}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+
+    for each in result["benchmarks"]:
+        print(f"{each['median_s'] * 1e3:12.3f} ms  {each['name']}")
+    counts = result["tests"]
+    print(
+        f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped; written to {path}"
+    )
+    return 0 if test_code == bench_code == 0 and not counts["skipped"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
