@@ -41,7 +41,7 @@ def bench_decode(
     pixels: str,
     way: str,
 ) -> None:
-    """2,000 stamps of 5 x 32 x 32 in random order, 41 MB of float32; the copy moves as many bytes, in order."""
+    """2,000 stamps of 5 x 32 x 32 in random order, 41 MB of float32; the copy writes as many, in order."""
     dtype, scaling = PIXELS[pixels]
     raw, rows = random_stamps(rng, dtype, NUM_STAMPS), rng.permutation(NUM_STAMPS)
     benchmark.group = f"decode {NUM_STAMPS} stamps, {pixels}"
@@ -121,7 +121,7 @@ def bench_read_cutouts(
 def bench_decode_on_device(
     benchmark: BenchmarkFixture, rng: np.random.Generator, cuda: torch.device, pixels: str, way: str
 ) -> None:
-    """65,536 stamps gathered on the GPU: ten launches a round, then one wait; beside it a copy of the output."""
+    """65,536 stamps gathered on the GPU, ten launches a round and one wait; beside it copies of the output."""
     dtype, scaling = PIXELS[pixels]
     stored = random_stamps(rng, dtype, 65_536)
     described, layout = RawLayout.describe(stored)

@@ -1,8 +1,8 @@
 """Every check that needs a GPU, in one command: ``python benchmarks/gpu_suite.py``.
 
-Builds and installs the package into the Python that runs this (its build requirements must be there), runs the
-tests and the benchmarks marked ``gpu``, and writes one JSON file with the machine, the versions, how many tests
-passed, and the median of each benchmark. Exits with 0 only if everything was built, ran and passed.
+Builds and installs the package into the Python that runs this (its build requirements must be there), runs
+the tests and the benchmarks marked ``gpu``, and writes one JSON file with the machine, the versions, how many
+tests passed, and the median of each benchmark. Exits with 0 only if everything was built, ran and passed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,7 +31,7 @@ def run(*command: str) -> tuple[int, float]:
 
 def count_tests(junit: Path) -> dict[str, Any]:
     """Return how the tests of a JUnit file ended, and the names of those that failed."""
-    cases = list(ElementTree.parse(junit).iter("testcase"))
+    cases = list(ET.parse(junit).iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = [case for case in cases if case.find("skipped") is not None]
     return {
@@ -121,11 +121,9 @@ def main() -> int:
 
     for each in result["benchmarks"]:
         print(f"{each['median_s'] * 1e3:12.3f} ms  {each['name']}")
-    counts = result["tests"]
-    print(
-        f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped; written to {path}"
-    )
-    return 0 if test_code == bench_code == 0 and not counts["skipped"] else 1
+    print(f"written to {path}")
+    print("{passed} passed, {failed} failed, {skipped} skipped".format(**result["tests"]))
+    return 0 if test_code == bench_code == 0 and not result["tests"]["skipped"] else 1
 
 
 if __name__ == "__main__":
