@@ -121,7 +121,7 @@ def bench_read_cutouts(
 def bench_decode_on_device(
     benchmark: BenchmarkFixture, rng: np.random.Generator, cuda: torch.device, pixels: str, way: str
 ) -> None:
-    """65,536 stamps gathered on the GPU, ten launches a round and one wait; beside it copies of the output."""
+    """65,536 stamps gathered on the GPU, ten launches a round, one wait; beside it copies of its output."""
     dtype, scaling = PIXELS[pixels]
     stored = random_stamps(rng, dtype, 65_536)
     described, layout = RawLayout.describe(stored)
