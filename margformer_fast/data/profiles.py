@@ -212,7 +212,7 @@ def draw_elliptical(
         Side of the image in pixels.
     x, y : ndarray of float, shape (N,)
         Centres: column and row, 0 at the middle of the first pixel.
-    blur : ndarray of float, shape (N, K)
+    blur : ndarray of float, shape (N, 1) or (N, K)
         Variance of the round Gaussian that widens each component, square pixels.
     variance, flux : ndarray of float, shape (N, K)
         Variance along the axes' geometric mean in square pixels, and total flux, of each Gaussian.

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import ConfigError
 from .photometry import measure
 from .profiles import DoubleGaussian, draw_elliptical, draw_round, profile_weights
-from .skymodel import Fields, Neighbours, Sources, draw_fields, draw_neighbours, draw_sources
+from .skymodel import Fields, Neighbours, Sources, draw_fields, draw_neighbours, draw_sky, draw_sources
 from .stamps import Stamps
 from .survey import CLASSES, SDSS, Survey, SurveyProfile
 
@@ -40,8 +40,8 @@ _ASTROMETRY_SCATTER = 0.03  # pixels: error of the registration of a band
 _FIELD_STREAM = 1 << 60
 _MAX_BLOCKS = 1 << 31
 
-# Gaussians of a galaxy of unit half-light radius: sigma from 0.1 to 4.7.
-_VARIANCES = 0.01 * 3.0 ** np.arange(8)
+# Gaussians of a galaxy of unit half-light radius: sigma from 0.1 to 3.2.
+_VARIANCES = 0.01 * 4.0 ** np.arange(6)
 _SPHEROID, _DISC = (
     (weights / weights.sum(axis=1))[0]
     for weights in (
@@ -72,9 +72,9 @@ def _stream(seed: int, number: int) -> np.random.Generator:
 
 
 def _flux(magnitudes: np.ndarray, extinction: np.ndarray, profile: SurveyProfile) -> np.ndarray:
-    """Observed flux of sources whose r is observed and whose colours are dereddened, shape (N, B)."""
+    """Observed flux of sources whose r is observed and whose colours are dereddened, shape (..., N, B)."""
     reference = profile.bands.index(profile.reference_band)
-    observed = magnitudes + extinction - extinction[:, reference : reference + 1]
+    observed = magnitudes + extinction - extinction[:, reference, None]
     return 10 ** (0.4 * (profile.zero_point - observed))
 
 
@@ -85,31 +85,24 @@ def _draw_objects(
     size, scale = profile.stamp_size, profile.pixel_scale_arcsec
     n, bands = flux.shape
     image = np.zeros((n, bands, size, size), np.float32)
+    point, extended = np.flatnonzero(sources.point > 0), np.flatnonzero(sources.point < 1)
     light = sources.spheroid[:, None] * _SPHEROID + (1 - sources.spheroid[:, None]) * _DISC
-    extended = np.flatnonzero(sources.point < 1)
-    points = np.flatnonzero(sources.point > 0)
-    stretch = (sources.radius[:, None] / scale) ** 2 * _VARIANCES
+    stretch = ((sources.radius[:, None] / scale) ** 2 * _VARIANCES).astype(np.float32)
     for band in range(bands):
-        blur, share = (psf.sigma[:, band] / scale) ** 2, psf.share[:, band]
+        blur = ((psf.sigma[:, band] / scale) ** 2).astype(np.float32)
         y, x = position[:, band].T.astype(np.float32)
-        k = points
-        weight = share[k] * (flux[k, band] * sources.point[k])[:, None]
-        image[k, band] = draw_round(size, x[k], y[k], blur[k].astype(np.float32), weight.astype(np.float32))
-        if not len(extended):
-            continue
+        k = point
+        weight = (psf.share[k, band] * (flux[k, band] * sources.point[k])[:, None]).astype(np.float32)
+        image[k, band] = draw_round(size, x[k], y[k], blur[k], weight)
         k = extended
-        weight = (share[k, :, None] * light[k, None, :]).reshape(len(k), -1)
-        weight *= (flux[k, band] * (1 - sources.point[k]))[:, None]
+        weight = (light[k] * (flux[k, band] * (1 - sources.point[k]))[:, None]).astype(np.float32)
+        core, wing = psf.share[k, band, :, None].astype(np.float32).swapaxes(0, 1)
+        shape = sources.axis_ratio[k].astype(np.float32), sources.angle[k].astype(np.float32)
         image[k, band] += draw_elliptical(
-            size,
-            x[k],
-            y[k],
-            np.repeat(blur[k], len(_VARIANCES), axis=1).astype(np.float32),
-            np.tile(stretch[k], (1, 2)).astype(np.float32),
-            weight.astype(np.float32),
-            sources.axis_ratio[k].astype(np.float32),
-            sources.angle[k].astype(np.float32),
+            size, x[k], y[k], blur[k, :1], stretch[k], core * weight, *shape
         )
+        # Under the wing of the PSF, twice as wide as its core, the shape of a compact galaxy does not show.
+        image[k, band] += draw_round(size, x[k], y[k], blur[k, 1:] + stretch[k], wing * weight)
     return image
 
 
@@ -122,23 +115,18 @@ def _add_neighbours(
     profile: SurveyProfile,
 ) -> None:
     """Add the neighbours to `image` in place; arguments as for `_draw_objects`."""
-    k = np.flatnonzero(neighbours.present)
-    scale = profile.pixel_scale_arcsec
-    away = (neighbours.distance[k] / scale)[:, None] * np.stack(
-        [np.sin(neighbours.angle[k]), np.cos(neighbours.angle[k])], axis=-1
-    )
-    extent = (neighbours.radius[k, None] / scale) ** 2 * _VARIANCES
-    for band in range(image.shape[1]):
-        y, x = (position[k, band] + away).T.astype(np.float32)
-        variance = (psf.sigma[k, band] / scale)[:, :, None] ** 2 + extent[:, None, :]
-        weight = psf.share[k, band, :, None] * _DISC * flux[k, band, None, None]
-        image[k, band] += draw_round(
-            profile.stamp_size,
-            x,
-            y,
-            variance.reshape(len(k), -1).astype(np.float32),
-            weight.reshape(len(k), -1).astype(np.float32),
-        )
+    size, scale = profile.stamp_size, profile.pixel_scale_arcsec
+    for slot, present in enumerate(neighbours.present):
+        k = np.flatnonzero(present)
+        # Half the light of a round Gaussian lies within sqrt(2 ln 2) sigma.
+        extent = (neighbours.radius[slot, k, None] / scale) ** 2 / (2 * np.log(2))
+        for band in range(image.shape[1]):
+            y, x = (position[k, band] + neighbours.offset[slot, k] / scale).T.astype(np.float32)
+            variance = (psf.sigma[k, band] / scale) ** 2 + extent
+            weight = psf.share[k, band] * flux[slot, k, band, None]
+            image[k, band] += draw_round(
+                size, x, y, variance.astype(np.float32), weight.astype(np.float32)
+            )
 
 
 def _draw_block(seed: int, sample: int, label: int, block: int, profile: SurveyProfile) -> Survey:
@@ -167,6 +155,7 @@ def _draw_block(seed: int, sample: int, label: int, block: int, profile: SurveyP
     _add_neighbours(image, neighbours, around, position, true_psf, profile)
     # Photon noise of the objects on top of that of the sky; counts are large enough to be Gaussian.
     noise = np.sqrt(image / fields.gain[at, :, None, None] + fields.noise[at, :, None, None] ** 2)
+    image += draw_sky(rng, BLOCK)[:, :, None, None]
     image += noise.astype(np.float32) * rng.standard_normal(image.shape, np.float32)
 
     found = measure(image, fields.psf[at], fields.noise[at], extinction, profile, registration=registration)
@@ -189,7 +178,7 @@ def _draw_block(seed: int, sample: int, label: int, block: int, profile: SurveyP
             "true_r": sources.magnitudes[:, reference].astype(np.float32),
             "true_radius": sources.radius.astype(np.float32),
             "true_point": sources.point.astype(np.float32),
-            "true_neighbour": neighbours.present.astype(np.int16),
+            "true_neighbours": neighbours.present.sum(axis=0).astype(np.int16),
         },
     )
 

@@ -33,13 +33,18 @@ _SEEING_CORRELATION = np.array(
         [0.763, 0.813, 0.732, 0.807, 1.000],
     ]
 )
-_SKY_NOISE = np.array([0.043, 0.019, 0.029, 0.051, 0.18])  # nanomaggy in a pixel
+_SKY_NOISE = np.array([0.048, 0.021, 0.032, 0.056, 0.20])  # nanomaggy in a pixel
 _GAIN = np.array([210.0, 950.0, 980.0, 770.0, 150.0])  # electrons per nanomaggy
 _EXTINCTION = (
     (0.95, 0.068, 0.65),
     (0.05, 0.30, 0.80),
 )  # share of fields, median A_r, scatter of its logarithm
-_PSF_ERROR = (0.010, 0.018)  # mean and scatter of the true over the modelled PSF width, less one
+# True over modelled PSF width, less one: mean and scatter. u has few bright stars to model it from.
+_PSF_ERROR = np.array([0.040, 0.020, 0.018, 0.018, 0.025])
+_PSF_ERROR_SCATTER = np.array([0.040, 0.020, 0.018, 0.018, 0.028])
+# What sky subtraction leaves, nanomaggy in a pixel: mean and scatter from stamp to stamp.
+_SKY = np.array([0.0008, 0.0004, 0.0006, 0.0015, 0.0030])
+_SKY_SCATTER = np.array([0.0013, 0.0009, 0.0013, 0.0022, 0.0060])
 _FIELD_STEP = (0.25, 0.15)  # degrees between fields in RA and Dec
 _FIELDS_IN_RA, _FIELDS_IN_DEC, _ORIGIN = 400, 400, (120.0, -10.0)
 
@@ -92,7 +97,7 @@ def draw_fields(rng: np.random.Generator, first: int, count: int) -> Fields:
     psf = DoubleGaussian.from_fwhm(fwhm, wing_height=height)
     # Half of the error of the modelled width is common to the bands.
     error = np.sqrt(0.5) * (rng.standard_normal((count, 1)) + rng.standard_normal((count, 5)))
-    true_psf = DoubleGaussian(psf.sigma * (1 + _PSF_ERROR[0] + _PSF_ERROR[1] * error)[..., None], psf.wing)
+    true_psf = DoubleGaussian(psf.sigma * (1 + _PSF_ERROR + _PSF_ERROR_SCATTER * error)[..., None], psf.wing)
     kind = (rng.random(count) > _EXTINCTION[0][0]).astype(np.int64)
     median, scatter = np.array(_EXTINCTION)[kind, 1:].T
     extinction = np.minimum(median * np.exp(scatter * rng.standard_normal(count)), 5.0)
@@ -108,13 +113,18 @@ def draw_fields(rng: np.random.Generator, first: int, count: int) -> Fields:
     )
 
 
+def draw_sky(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Draw what is left of the sky around `count` objects, nanomaggy in a pixel, shape (count, 5) float32."""
+    return (_SKY + _SKY_SCATTER * rng.standard_normal((count, 5))).astype(np.float32)
+
+
 # --- Apparent brightness: share of each class in bins of observed r. ---
 
 _R_EDGES = np.array([14.0, 15.0, 16.0, 17.0, 18.0, 19.0, 20.0, 20.5, 21.0, 21.5, 22.0, 22.5, 23.0])
-_R_SHARES = {
-    "GALAXY": (0, 0, 0.002, 0.01, 0.03, 0.09, 0.13, 0.24, 0.20, 0.20, 0.085, 0.013),
-    "QSO": (0, 0, 0.005, 0.02, 0.12, 0.22, 0.16, 0.18, 0.17, 0.10, 0.022, 0.003),
-    "STAR": (0.03, 0.10, 0.17, 0.18, 0.13, 0.12, 0.07, 0.08, 0.06, 0.04, 0.015, 0.005),
+_R_SHARES = {  # relative, before the cuts: faint galaxies pass rarely, since noise makes some band look extended
+    "GALAXY": (0, 0, 0.002, 0.016, 0.045, 0.17, 0.34, 0.86, 0.71, 1.08, 0.68, 0.15),
+    "QSO": (0, 0, 0.005, 0.02, 0.12, 0.22, 0.17, 0.20, 0.23, 0.18, 0.06, 0.015),
+    "STAR": (0.03, 0.10, 0.17, 0.18, 0.13, 0.13, 0.08, 0.104, 0.095, 0.086, 0.043, 0.030),
 }
 _BRIGHTNESS = np.array(
     [19.0, 20.0, 20.5, 21.0, 21.5, 22.0]
@@ -392,7 +402,7 @@ _STARBURST = np.array(
 _LATE_SCATTER = np.array([0.20, 0.10, 0.08, 0.10])
 _LINE_SCATTER = 0.10  # magnitudes in each band: emission lines come and go with redshift
 # By observed r: share of early types, and (mean, scatter) of the redshifts of early and of late types.
-_EARLY_SHARE = np.array([0.35, 0.50, 0.62, 0.70, 0.50, 0.43, 0.22])
+_EARLY_SHARE = np.array([0.45, 0.60, 0.76, 0.86, 0.73, 0.69, 0.20])
 _EARLY_REDSHIFT = np.array(
     [(0.20, 0.07), (0.36, 0.08), (0.49, 0.06), (0.55, 0.06), (0.62, 0.07), (0.74, 0.08), (0.84, 0.08)]
 )
@@ -401,8 +411,9 @@ _LATE_REDSHIFT = np.array(
 )
 _SPIRAL_SLOPE = np.array([1.0, 1.0, 1.0, 1.0, 1.5, 1.8, 1.0])  # spiral share of the colours is uniform^slope
 # Half-light radii: median in arcsec, and scatter of the natural logarithm.
-_EARLY_SIZE = (0.75, 0.40)
-_LATE_SIZE = ((0.20, 0.55), (0.32, 0.50))  # brighter and fainter than r = 21.75
+_EARLY_SIZE = (0.58, 0.35)
+_LARGEST = 0.9  # what is larger never passes as compact
+_LATE_SIZE = ((0.26, 0.50), (0.42, 0.50))  # brighter and fainter than r = 21.75
 
 
 def _draw_galaxies(
@@ -423,7 +434,9 @@ def _draw_galaxies(
     magnitudes += np.where(early[:, None], 0.0, _LINE_SCATTER) * rng.standard_normal((n, 5))
     size = np.where((r > 21.75)[:, None], _LATE_SIZE[1], _LATE_SIZE[0])
     median, spread = np.where(early[:, None], _EARLY_SIZE, size).T
-    radius = np.clip(median * np.exp(spread * rng.standard_normal(n)), 0.02, 4.0)
+    radius = np.maximum(median * np.exp(spread * rng.standard_normal(n)), 0.02)
+    # Compact is what is looked for: of a distribution that reaches further, draw the part that can pass.
+    radius = np.where(radius > _LARGEST, rng.uniform(0.3, 1.0, n) * _LARGEST, radius)
     spheroid = np.where(early, rng.uniform(0.7, 1.0, n), rng.uniform(0.0, 0.4, n))
     return magnitudes, redshift, radius, spheroid
 
@@ -614,49 +627,49 @@ def draw_sources(rng: np.random.Generator, kind: str, count: int, brightest: flo
     )
 
 
+# All that lies around: counts of field objects down to where single ones no longer matter.
+_NEIGHBOUR_SLOTS, _NEIGHBOUR_SHARE = 4, 0.7  # 2.8 on average within the distance below: 65 per square arcmin
+_NEIGHBOUR_DISTANCE = 7.0  # arcsec; uniform over the disc
+_NEIGHBOUR_R = (17.0, 25.5, 0.35)  # brightest, faintest, slope of log10 of the counts
+_NEIGHBOUR_STARS = 0.2
+
+
 @dataclass(frozen=True)
 class Neighbours:
-    """One further source in each of N stamps, where there is one.
+    """Up to S further sources around each of N objects.
 
     Parameters
     ----------
-    present : ndarray of bool, shape (N,)
+    present : ndarray of bool, shape (S, N)
         Whether there is one.
-    magnitudes : ndarray, shape (N, 5)
+    magnitudes : ndarray, shape (S, N, 5)
         Dereddened colours on the observed r magnitude.
-    radius : ndarray, shape (N,)
-        Half-light radius in arcsec of an exponential profile; zero for a star.
-    distance, angle : ndarray, shape (N,)
-        From the object: arcsec and radians.
+    radius : ndarray, shape (S, N)
+        Half-light radius in arcsec of its round, Gaussian profile; zero for a star.
+    offset : ndarray, shape (S, N, 2)
+        Row and column from the object, arcsec.
     """
 
     present: np.ndarray
     magnitudes: np.ndarray
     radius: np.ndarray
-    distance: np.ndarray
-    angle: np.ndarray
-
-
-_NEIGHBOUR_SHARE = 0.25
-_NEIGHBOUR_DISTANCE = (2.0, 8.0)  # arcsec; uniform over the ring
-_NEIGHBOUR_R = (17.0, 24.0, 0.30)  # brightest, faintest, slope of log10 of the counts
+    offset: np.ndarray
 
 
 def draw_neighbours(rng: np.random.Generator, count: int) -> Neighbours:
     """Draw field stars and galaxies that happen to lie near `count` objects, consuming `rng`."""
+    slots, n = _NEIGHBOUR_SLOTS, _NEIGHBOUR_SLOTS * count
     low, high, slope = _NEIGHBOUR_R
-    r = (
-        np.log10(10 ** (slope * low) + rng.random(count) * (10 ** (slope * high) - 10 ** (slope * low)))
-        / slope
-    )
+    r = low + np.log10(1 + rng.random(n) * (10 ** (slope * (high - low)) - 1)) / slope
     stars = _draw_stars(rng, r)
     galaxies, _, radius, _ = _draw_galaxies(rng, r)
-    is_star = rng.random(count) < 0.4
-    near, far = _NEIGHBOUR_DISTANCE
+    is_star = rng.random(n) < _NEIGHBOUR_STARS
+    distance = _NEIGHBOUR_DISTANCE * np.sqrt(rng.random(n))
+    angle = rng.uniform(0, 2 * np.pi, n)
+    offset = distance[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=-1)
     return Neighbours(
-        present=rng.random(count) < _NEIGHBOUR_SHARE,
-        magnitudes=np.where(is_star[:, None], stars, galaxies),
-        radius=np.where(is_star, 0.0, radius),
-        distance=np.sqrt(near**2 + rng.random(count) * (far**2 - near**2)),
-        angle=rng.uniform(0, 2 * np.pi, count),
+        present=(rng.random(n) < _NEIGHBOUR_SHARE).reshape(slots, count),
+        magnitudes=np.where(is_star[:, None], stars, galaxies).reshape(slots, count, 5),
+        radius=np.where(is_star, 0.0, radius).reshape(slots, count),
+        offset=offset.reshape(slots, count, 2),
     )
