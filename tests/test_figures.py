@@ -210,11 +210,17 @@ def test_learning_curves_are_the_history(rng):
         assert len(lines(axes, figures.GREY)) == len(runs)
     for run, line in zip(runs, lines(accuracy, figures.METHOD_COLOURS[0]), strict=True):
         np.testing.assert_array_equal(line[1], [row["val_accuracy"] for row in run.history["finetune"]])
-    rows = runs[0].history["finetune"]
-    best = min(rows, key=lambda row: row["val_loss"])
-    marks = [tuple(line.get_xydata()[0]) for line in finetune.get_lines() if line.get_marker() == "o"]
-    assert (best["epoch"], best["val_loss"]) in marks
     assert {"contrastive pre-training", "fine-tuning"} <= set(words(figure))
+
+
+def test_the_best_epoch_is_marked(rng):
+    header, test, _ = toy_results(rng)
+    losses = rng.permutation([0.2, 0.3, 0.4, 0.5, 0.6])
+    rows = [{"epoch": k, "train_loss": 1.0, "val_loss": loss} for k, loss in enumerate(losses, start=1)]
+    outcome = Outcome("m", 0, probabilities(rng, test.label, 2), {"finetune": rows})
+    axes = figures.learning_curves(header, [outcome]).axes[0]
+    marks = [line.get_xydata().tolist() for line in axes.get_lines() if line.get_marker() == "o"]
+    assert marks == [[[losses.argmin() + 1, 0.2]]]
 
 
 def test_learning_curves_of_little(rng):

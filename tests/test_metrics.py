@@ -153,6 +153,11 @@ def test_calibration_of_the_sure():
     assert np.isnan(bins.accuracy[:-1]).all()
 
 
+def test_a_confidence_on_an_edge_belongs_to_the_lower_bin():
+    probability = np.array([[0.5, 0.5], [0.25, 0.75], [0.0, 1.0]])
+    assert metrics.reliability(np.array([0, 1, 1]), probability, bins=4).count.tolist() == [0, 1, 1, 1]
+
+
 def test_wilson_interval_solves_its_equation(rng):
     count = rng.integers(1, 500, 40)
     right = rng.integers(0, count + 1)

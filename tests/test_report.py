@@ -273,7 +273,9 @@ def test_a_report_holds_everything(rng, tmp_path):
 
 def test_the_page_of_real_data_says_so(rng, tmp_path, quick):
     header, test, outcomes = toy_results(rng, simulated=False, **TINY)
-    words = " ".join(Page(report.write_report(tmp_path, header, test, outcomes).html.read_text()).text)
+    text = report.write_report(tmp_path, header, test, outcomes).html.read_text()
+    words = " ".join(Page(text).text)
+    assert '<span class="badge real">real data</span>' in text
     assert "simulated" not in words
     assert "real data" in words
 
