@@ -23,7 +23,7 @@ from ..errors import ConfigError, DataError
 from .profiles import PIXEL_VARIANCE, DoubleGaussian, axis_values, profile_weights
 from .survey import SurveyProfile
 
-# Asinh softening b in maggies by survey: for SDSS the published values (Lupton, Gunn & Szalay 1999; SDSS EDR).
+# Asinh softening b in maggies by survey: for SDSS as published (Lupton et al. 1999; SDSS EDR).
 SOFTENING = {"sdss": (1.4e-10, 0.9e-10, 1.2e-10, 1.8e-10, 7.4e-10)}
 
 FIT_PIXELS = 20  # side of the fitted square: 8 arcsec in SDSS, ten times a compact source
@@ -116,8 +116,9 @@ def _centre(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the centre common to all bands by matched first moments.
 
-    `square` (N, B, S, S), `middle` (N, B, 2) expected row and column in each band, `width` (N, B) sigma in pixels.
-    Bands count by their squared signal to noise. Returns the shift (N, 2) and whether it stayed in bounds (N,).
+    `square` (N, B, S, S), `middle` (N, B, 2) expected row and column in each band, `width` (N, B) sigma in
+    pixels. Bands count by their squared signal to noise. Returns the shift (N, 2) and whether it stayed in
+    bounds (N,).
     """
     size = square.shape[-1]
     shift = np.zeros((len(square), 2))
@@ -132,8 +133,9 @@ def _centre(
         flux = (rows * across).sum(-1)
         down = (rows * dy * across).sum(-1)
         along = (rows * (square @ (columns * dx)[..., None])[..., 0]).sum(-1)
-        # A Gaussian source under a Gaussian window of its own width shows half its offset, hence the 2; its error
-        # goes as noise * width / flux, so the weight of a band is (flux / noise / width)^2 and that of its moment flux.
+        # A Gaussian source under a Gaussian window of its own width shows half its offset, hence the 2; its
+        # error goes as noise * width / flux, so the weight of a band is (flux / noise / width)^2 and that
+        # of its moment flux.
         weight = np.maximum(flux, 0) / (noise * width) ** 2
         total = (weight * flux).sum(-1)
         moment = np.stack([(weight * down).sum(-1), (weight * along).sum(-1)], axis=-1)
@@ -148,8 +150,8 @@ def _products(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Multiply images with the dictionary, and the dictionary with itself.
 
-    Returns ``image . element`` of shape (N, B, M) and ``element . element`` of shape (N, B, M, M) for the elements
-    widened by the PSF, at row and column `position` (N, B, 2).
+    Returns ``image . element`` of shape (N, B, M) and ``element . element`` of shape (N, B, M, M) for the
+    elements widened by the PSF, at row and column `position` (N, B, 2).
     """
     n, bands, size, _ = square.shape
     m = len(_VARIANCES)
@@ -171,7 +173,7 @@ def _products(
 
 
 def _gain(weights: np.ndarray, image: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    """Return by how much the best positive amplitude of each of J profiles lowers the squared residual, (..., J)."""
+    """Return how far the best positive amplitude of each of J profiles lowers the squared residual."""
     overlap = image @ weights.T
     norm = ((weights @ gram) * weights).sum(-1)
     return np.maximum(overlap, 0) ** 2 / norm
@@ -245,8 +247,8 @@ def measure(
     """Measure the photometric features of sources at the middle of their stamps.
 
     The centre is found from the pixels, one for all bands. In each band a round de Vaucouleurs profile
-    convolved with the PSF is fitted for its radius; the better of that and an exponential one in the reference
-    band gives the model magnitudes in all bands. Extinction and PSF widths are taken as given.
+    convolved with the PSF is fitted for its radius; the better of that and an exponential one in the
+    reference band gives the model magnitudes in all bands. Extinction and PSF widths are taken as given.
 
     Parameters
     ----------
@@ -261,8 +263,8 @@ def measure(
     profile : SurveyProfile
         Bands, pixel scale and zero point.
     registration : ndarray of float, shape (N, bands, 2), optional
-        Row and column in pixels, from the middle of the stamp, of one position on the sky in each band: how far the
-        bands are from being aligned, known from their astrometry. Zero by default.
+        Row and column in pixels, from the middle of the stamp, of one position on the sky in each band: how
+        far the bands are from being aligned, known from their astrometry. Zero by default.
 
     Returns
     -------

@@ -1,9 +1,9 @@
 """A simulated SDSS-like survey: stamps are drawn, and everything else is measured from their pixels.
 
-Objects come in blocks of `BLOCK` of one class and sample. Each block has its own counter-based random stream, keyed
-by the seed and the block, and so have the fields: the survey depends on the seed alone, not on how it is cut into
-chunks, and a smaller survey is the beginning of a larger one. What fails the cuts on measured values is dropped and
-more is drawn, until the counts are met.
+Objects come in blocks of `BLOCK` of one class and sample. Each block has its own counter-based random
+stream, keyed by the seed and the block, and so have the fields: the survey depends on the seed alone, not
+on how it is cut into chunks, and a smaller survey is the beginning of a larger one. What fails the cuts on
+measured values is dropped and more is drawn, until the counts are met.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHUNK = 3 * 512
 """Objects in a chunk that is handed out; it changes nothing but the memory needed."""
 
 COMPACT, FAINT = 1, 2
-"""Values of the column ``sample``: drawn for Experiment 1 (compact), or for Experiment 2 (faint and compact)."""
+"""Values of the column ``sample``: drawn for Experiment 1 (compact) or 2 (faint and compact)."""
 
 MAX_COMPACTNESS = 0.5
 MIN_FAINT_MAGNITUDE = 20.0
@@ -40,8 +40,8 @@ _ASTROMETRY_SCATTER = 0.03  # pixels: error of the registration of a band
 _FIELD_STREAM = 1 << 60
 _MAX_BLOCKS = 1 << 31
 
-# Gaussians of a galaxy of unit half-light radius: sigma from 0.1 to 3.2.
-_VARIANCES = 0.01 * 4.0 ** np.arange(6)
+# Gaussians of a galaxy of unit half-light radius: sigma from 0.1 to 2.7.
+_VARIANCES = 0.01 * 3.0 ** np.arange(7)
 _SPHEROID, _DISC = (
     (weights / weights.sum(axis=1))[0]
     for weights in (
@@ -60,8 +60,8 @@ class Reporter(Protocol):
 def object_id(sample: int, label: int, block: int, index: np.ndarray) -> np.ndarray:
     """Return identifiers of simulated objects, int64, unique within a seed.
 
-    The layout is that of an SDSS objID with a sky version no real object has: bits 59-62 hold 15, bits 44-45 the
-    sample, 42-43 the class, 10-41 the block and 0-9 the place in the block.
+    The layout is that of an SDSS objID with a sky version no real object has: bits 59-62 hold 15, bits
+    44-45 the sample, 42-43 the class, 10-41 the block and 0-9 the place in the block.
     """
     head = SIMULATED_SKY_VERSION << 59 | sample << 44 | label << 42 | block * BLOCK
     return np.asarray(index, np.int64) + head
@@ -98,9 +98,7 @@ def _draw_objects(
         weight = (light[k] * (flux[k, band] * (1 - sources.point[k]))[:, None]).astype(np.float32)
         core, wing = psf.share[k, band, :, None].astype(np.float32).swapaxes(0, 1)
         shape = sources.axis_ratio[k].astype(np.float32), sources.angle[k].astype(np.float32)
-        image[k, band] += draw_elliptical(
-            size, x[k], y[k], blur[k, :1], stretch[k], core * weight, *shape
-        )
+        image[k, band] += draw_elliptical(size, x[k], y[k], blur[k, :1], stretch[k], core * weight, *shape)
         # Under the wing of the PSF, twice as wide as its core, the shape of a compact galaxy does not show.
         image[k, band] += draw_round(size, x[k], y[k], blur[k, 1:] + stretch[k], wing * weight)
     return image
@@ -124,9 +122,7 @@ def _add_neighbours(
             y, x = (position[k, band] + neighbours.offset[slot, k] / scale).T.astype(np.float32)
             variance = (psf.sigma[k, band] / scale) ** 2 + extent
             weight = psf.share[k, band] * flux[slot, k, band, None]
-            image[k, band] += draw_round(
-                size, x, y, variance.astype(np.float32), weight.astype(np.float32)
-            )
+            image[k, band] += draw_round(size, x, y, variance.astype(np.float32), weight.astype(np.float32))
 
 
 def _draw_block(seed: int, sample: int, label: int, block: int, profile: SurveyProfile) -> Survey:
@@ -142,7 +138,7 @@ def _draw_block(seed: int, sample: int, label: int, block: int, profile: SurveyP
     bands = len(profile.bands)
 
     extinction = fields.extinction_r[at, None] * np.array(profile.extinction_ratios)
-    # A stamp is whole pixels of a frame, and the frames of a field are not aligned: each band has its own offset.
+    # A stamp is whole pixels of a frame, and frames are not aligned: each band has its own offset.
     registration = rng.uniform(-0.5, 0.5, (BLOCK, bands, 2))
     position = (profile.stamp_size - 1) / 2 + registration
     position += _MIDDLE_SCATTER * rng.standard_normal((BLOCK, 1, 2))
@@ -266,16 +262,17 @@ def simulate(
     """Simulate a survey of stars, galaxies and quasars, a third each, chunk by chunk.
 
     Stamps are sky-subtracted float32 images in nanomaggy. All features but extinction and PSF width, which a
-    survey knows from elsewhere, are measured from them (:mod:`.photometry`), and the cuts apply to the measured
-    values: compactness below 0.5, and in the faint sample a mean observed magnitude beyond 20. What is simulated,
-    and what is not, is told in ``docs/simulation.md``.
+    survey knows from elsewhere, are measured from them (:mod:`.photometry`), and the cuts apply to the
+    measured values: compactness below 0.5, and in the faint sample a mean observed magnitude beyond 20.
+    What is simulated, and what is not, is told in ``docs/simulation.md``.
 
     Parameters
     ----------
     num_compact, num_faint : int
         Objects with ``sample`` 1 (compact) and 2 (faint and compact).
     seed : int
-        From 0 to 2^64 - 1. The survey is a function of the seed; a smaller one is the beginning of a larger one.
+        From 0 to 2^64 - 1. The survey is a function of the seed; a smaller one is the beginning of a larger
+        one.
     profile : SurveyProfile
         Only `SDSS` has a sky model.
     progress : object with ``update(n)``, optional
@@ -284,9 +281,9 @@ def simulate(
     Yields
     ------
     Survey
-        Up to 1,536 objects of one sample, classes taking turns. Columns: ``sample``, ``field``, ``z`` (redshift),
-        ``flags`` of the measurement, and under names that begin with ``true_`` what was put in. Provenance
-        holds the counts drawn and kept so far, by class.
+        Up to 1,536 objects of one sample, classes taking turns. Columns: ``sample``, ``field``, ``z``
+        (redshift), ``flags`` of the measurement, and under names that begin with ``true_`` what was put in.
+        Provenance holds the counts drawn and kept so far, by class.
 
     Raises
     ------

@@ -3,11 +3,12 @@
 Every number here is a small table chosen so that the simulated sky resembles the SDSS spectroscopic sample in
 its one-dimensional distributions; `docs/simulation.md` says how far it does. Sources of the tables:
 
-* seeing, extinction, star and galaxy colours beyond r = 20, and sizes: medians, scatter and histograms of compact
-  SDSS spectroscopic objects with observed r of 20 to 23;
-* colours of bright stars, of galaxies below redshift 0.25 and of quasars below redshift 2.5: medians in bins of an
-  SDSS spectroscopic sample of 10,000; of quasars beyond, the known passage of the Lyman break through u, g and r;
-* sky noise, gain, and the shape of the PSF: calibrated SDSS frames and their PSF fits.
+* seeing, extinction, star and galaxy colours beyond r = 20, and sizes: medians, scatter and histograms of
+  compact SDSS spectroscopic objects with observed r of 20 to 23;
+* colours of bright stars, of galaxies below redshift 0.25 and of quasars below redshift 2.5: medians in bins
+  of an SDSS spectroscopic sample of 10,000; of quasars beyond, the known passage of the Lyman break through
+  u, g and r; of other galaxies, chosen by hand between and beyond these to meet the observed histograms;
+* sky noise, residual sky, gain and the shape of the PSF: calibrated SDSS frames and their PSF fits.
 
 Magnitudes are observed ones in r; colours in the tables are dereddened.
 """
@@ -121,14 +122,14 @@ def draw_sky(rng: np.random.Generator, count: int) -> np.ndarray:
 # --- Apparent brightness: share of each class in bins of observed r. ---
 
 _R_EDGES = np.array([14.0, 15.0, 16.0, 17.0, 18.0, 19.0, 20.0, 20.5, 21.0, 21.5, 22.0, 22.5, 23.0])
-_R_SHARES = {  # relative, before the cuts: faint galaxies pass rarely, since noise makes some band look extended
+# Relative, before the cuts: faint galaxies pass rarely, since noise makes them look extended in some band.
+_R_SHARES = {
     "GALAXY": (0, 0, 0.002, 0.016, 0.045, 0.17, 0.34, 0.86, 0.71, 1.08, 0.68, 0.15),
     "QSO": (0, 0, 0.005, 0.02, 0.12, 0.22, 0.17, 0.20, 0.23, 0.18, 0.06, 0.015),
     "STAR": (0.03, 0.10, 0.17, 0.18, 0.13, 0.13, 0.08, 0.104, 0.095, 0.086, 0.043, 0.030),
 }
-_BRIGHTNESS = np.array(
-    [19.0, 20.0, 20.5, 21.0, 21.5, 22.0]
-)  # edges of the rows of the tables that depend on r
+# Edges in r of the rows of the tables that depend on it.
+_BRIGHTNESS = np.array([19.0, 20.0, 20.5, 21.0, 21.5, 22.0])
 
 
 def _draw_r(rng: np.random.Generator, kind: str, count: int, brightest: float) -> np.ndarray:
@@ -152,78 +153,28 @@ def _magnitudes(r: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 # --- Stars: a locus in g - i, and how it is populated at each brightness. ---
 
+# fmt: off
 _LOCUS_GI = np.array(
     [-0.9, -0.7, -0.5, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.8, 2.2, 2.6, 3.0, 3.4, 3.9]
 )
 _LOCUS_UG = np.array(
     [
-        -0.35,
-        -0.12,
-        0.27,
-        1.10,
-        1.18,
-        1.08,
-        0.90,
-        0.98,
-        1.30,
-        1.52,
-        1.83,
-        2.22,
-        2.4,
-        2.5,
-        2.55,
-        2.6,
-        2.6,
-        2.6,
-        2.7,
+        -0.35, -0.12, 0.27, 1.10, 1.18, 1.08, 0.90, 0.98, 1.30, 1.52, 1.83, 2.22, 2.4, 2.5, 2.55,
+        2.6, 2.6, 2.6, 2.7,
     ]
 )
 # White dwarfs and other hot stars that faint spectroscopy of quasar candidates picks up.
 _HOT_UG = np.array([-0.35, -0.12, 0.2, 0.45, 0.60, 0.70, 0.90, *_LOCUS_UG[7:]])
 _LOCUS_GR = np.array(
     [
-        -0.55,
-        -0.42,
-        -0.28,
-        -0.17,
-        -0.05,
-        0.10,
-        0.24,
-        0.36,
-        0.50,
-        0.63,
-        0.77,
-        0.93,
-        1.06,
-        1.22,
-        1.34,
-        1.43,
-        1.54,
-        1.58,
-        1.67,
+        -0.55, -0.42, -0.28, -0.17, -0.05, 0.10, 0.24, 0.36, 0.50, 0.63, 0.77, 0.93, 1.06, 1.22,
+        1.34, 1.43, 1.54, 1.58, 1.67,
     ]
 )
 _LOCUS_IZ = np.array(
     [
-        -0.32,
-        -0.27,
-        -0.21,
-        -0.10,
-        -0.06,
-        -0.03,
-        0.01,
-        0.05,
-        0.09,
-        0.13,
-        0.165,
-        0.19,
-        0.23,
-        0.33,
-        0.49,
-        0.64,
-        0.78,
-        0.96,
-        1.17,
+        -0.32, -0.27, -0.21, -0.10, -0.06, -0.03, 0.01, 0.05, 0.09, 0.13, 0.165, 0.19, 0.23, 0.33,
+        0.49, 0.64, 0.78, 0.96, 1.17,
     ]
 )
 _LOCUS = np.stack([_LOCUS_UG, _LOCUS_GR, _LOCUS_GI - _LOCUS_GR, _LOCUS_IZ])
@@ -232,126 +183,36 @@ _GI_EDGES = np.array([-0.8, -0.4, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2
 _GI_SHARES = np.array(  # rows: r < 19, 19-20, 20-20.5, 20.5-21, 21-21.5, 21.5-22, > 22
     [
         [
-            0.030,
-            0.050,
-            0.040,
-            0.130,
-            0.250,
-            0.220,
-            0.090,
-            0.040,
-            0.025,
-            0.020,
-            0.030,
-            0.040,
-            0.025,
-            0.010,
-            0.000,
+            0.030, 0.050, 0.040, 0.130, 0.250, 0.220, 0.090, 0.040, 0.025, 0.020, 0.030, 0.040,
+            0.025, 0.010, 0.000,
         ],
         [
-            0.050,
-            0.080,
-            0.090,
-            0.200,
-            0.160,
-            0.130,
-            0.050,
-            0.050,
-            0.023,
-            0.028,
-            0.038,
-            0.057,
-            0.025,
-            0.013,
-            0.006,
+            0.050, 0.080, 0.090, 0.200, 0.160, 0.130, 0.050, 0.050, 0.023, 0.028, 0.038, 0.057,
+            0.025, 0.013, 0.006,
         ],
         [
-            0.061,
-            0.087,
-            0.104,
-            0.226,
-            0.130,
-            0.103,
-            0.044,
-            0.054,
-            0.023,
-            0.028,
-            0.038,
-            0.057,
-            0.020,
-            0.013,
-            0.011,
+            0.061, 0.087, 0.104, 0.226, 0.130, 0.103, 0.044, 0.054, 0.023, 0.028, 0.038, 0.057,
+            0.020, 0.013, 0.011,
         ],
         [
-            0.021,
-            0.083,
-            0.138,
-            0.219,
-            0.136,
-            0.098,
-            0.032,
-            0.025,
-            0.013,
-            0.023,
-            0.045,
-            0.071,
-            0.042,
-            0.030,
-            0.025,
+            0.021, 0.083, 0.138, 0.219, 0.136, 0.098, 0.032, 0.025, 0.013, 0.023, 0.045, 0.071,
+            0.042, 0.030, 0.025,
         ],
         [
-            0.015,
-            0.126,
-            0.154,
-            0.101,
-            0.077,
-            0.059,
-            0.026,
-            0.011,
-            0.004,
-            0.020,
-            0.072,
-            0.169,
-            0.064,
-            0.051,
-            0.051,
+            0.015, 0.126, 0.154, 0.101, 0.077, 0.059, 0.026, 0.011, 0.004, 0.020, 0.072, 0.169,
+            0.064, 0.051, 0.051,
         ],
         [
-            0.023,
-            0.172,
-            0.048,
-            0.016,
-            0.004,
-            0.008,
-            0.005,
-            0.002,
-            0.004,
-            0.015,
-            0.110,
-            0.266,
-            0.193,
-            0.060,
-            0.073,
+            0.023, 0.172, 0.048, 0.016, 0.004, 0.008, 0.005, 0.002, 0.004, 0.015, 0.110, 0.266,
+            0.193, 0.060, 0.073,
         ],
         [
-            0.021,
-            0.083,
-            0.017,
-            0.006,
-            0.002,
-            0.000,
-            0.000,
-            0.002,
-            0.006,
-            0.008,
-            0.060,
-            0.194,
-            0.264,
-            0.138,
-            0.200,
+            0.021, 0.083, 0.017, 0.006, 0.002, 0.000, 0.000, 0.002, 0.006, 0.008, 0.060, 0.194,
+            0.264, 0.138, 0.200,
         ],
     ]
 )
+# fmt: on
 
 
 def _draw_stars(rng: np.random.Generator, r: np.ndarray) -> np.ndarray:
@@ -419,7 +280,7 @@ _LATE_SIZE = ((0.26, 0.50), (0.42, 0.50))  # brighter and fainter than r = 21.75
 def _draw_galaxies(
     rng: np.random.Generator, r: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw magnitudes (N, 5), redshift, half-light radius in arcsec and de Vaucouleurs share (N,) for given r."""
+    """Draw magnitudes (N, 5), redshift, half-light radius in arcsec and de Vaucouleurs share, given r."""
     n = len(r)
     row = np.digitize(r, _BRIGHTNESS)
     early = rng.random(n) < _EARLY_SHARE[row]
@@ -443,91 +304,29 @@ def _draw_galaxies(
 
 # --- Quasars: median colours by redshift. ---
 
+# fmt: off
 _QSO_Z = np.array([0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7, 1.9, 2.1, 2.35, 2.6, 3.0, 3.5, 4.0, 4.5, 5.0])
 _QSO = np.array(
     [
         [
-            0.58,
-            0.19,
-            0.30,
-            0.36,
-            0.25,
-            0.15,
-            0.11,
-            0.20,
-            0.19,
-            0.08,
-            0.16,
-            0.45,
-            0.75,
-            1.50,
-            2.80,
-            3.40,
-            3.60,
-            4.00,
+            0.58, 0.19, 0.30, 0.36, 0.25, 0.15, 0.11, 0.20, 0.19, 0.08, 0.16, 0.45, 0.75, 1.50,
+            2.80, 3.40, 3.60, 4.00,
         ],
         [
-            0.60,
-            0.32,
-            -0.02,
-            0.04,
-            0.16,
-            0.25,
-            0.28,
-            0.15,
-            0.05,
-            0.06,
-            0.09,
-            0.12,
-            0.13,
-            0.22,
-            0.60,
-            1.20,
-            1.60,
-            2.20,
+            0.60, 0.32, -0.02, 0.04, 0.16, 0.25, 0.28, 0.15, 0.05, 0.06, 0.09, 0.12, 0.13, 0.22,
+            0.60, 1.20, 1.60, 2.20,
         ],
         [
-            0.45,
-            0.17,
-            0.17,
-            0.05,
-            -0.05,
-            -0.01,
-            0.05,
-            0.17,
-            0.24,
-            0.24,
-            0.12,
-            0.03,
-            0.04,
-            0.08,
-            0.10,
-            0.20,
-            0.50,
-            1.20,
+            0.45, 0.17, 0.17, 0.05, -0.05, -0.01, 0.05, 0.17, 0.24, 0.24, 0.12, 0.03, 0.04, 0.08,
+            0.10, 0.20, 0.50, 1.20,
         ],
         [
-            0.17,
-            0.40,
-            0.07,
-            0.05,
-            0.12,
-            -0.03,
-            -0.03,
-            -0.03,
-            0.01,
-            0.08,
-            0.20,
-            0.21,
-            0.17,
-            0.10,
-            0.05,
-            0.05,
-            0.10,
-            0.30,
+            0.17, 0.40, 0.07, 0.05, 0.12, -0.03, -0.03, -0.03, 0.01, 0.08, 0.20, 0.21, 0.17, 0.10,
+            0.05, 0.05, 0.10, 0.30,
         ],
     ]
 )
+# fmt: on
 _QSO_SCATTER = np.array([0.10, 0.07, 0.06, 0.06])
 _QSO_SLOPE = np.array([0.10, 0.08, 0.06, 0.05])  # one spectral slope moves all colours together
 _DUST = np.array(
@@ -544,7 +343,7 @@ _QSO_REDSHIFT = (
 def _draw_quasars(
     rng: np.random.Generator, r: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw magnitudes (N, 5), redshift, radius of the host in arcsec and share of the nucleus (N,) for given r."""
+    """Draw magnitudes (N, 5), redshift, radius of the host in arcsec and share of the core, given r."""
     n = len(r)
     share, mean, scatter = np.array(_QSO_REDSHIFT).T
     kind = np.searchsorted(np.cumsum(share)[:-1], rng.random(n))
@@ -574,8 +373,8 @@ class Sources:
     point : ndarray, shape (N,)
         Share of the flux in a point source.
     radius, axis_ratio, angle, spheroid : ndarray, shape (N,)
-        Of the extended rest: half-light radius in arcsec, minor over major axis, position angle in radians, and share
-        with a de Vaucouleurs profile, the others being exponential.
+        Of the extended rest: half-light radius in arcsec, minor over major axis, position angle in radians,
+        and share with a de Vaucouleurs profile, the others being exponential.
     """
 
     magnitudes: np.ndarray

@@ -1,0 +1,176 @@
+"""Features measured from stamps whose truth is known, and from a real field."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from margformer_fast.data.photometry import (
+    FIT_PIXELS,
+    Flag,
+    asinh_flux,
+    asinh_magnitude,
+    measure,
+    softening,
+)
+from margformer_fast.data.profiles import DoubleGaussian, draw_round, profile_weights
+from margformer_fast.data.survey import LSST, SDSS
+from margformer_fast.errors import ConfigError, DataError
+
+SCALE = SDSS.pixel_scale_arcsec
+VARIANCES = 1e-4 * 2.0 ** np.arange(22)
+
+
+def scene(
+    rng: np.random.Generator, n: int, name: str | None, radius: float, flux: float, size: int = 32
+) -> tuple[np.ndarray, DoubleGaussian, np.ndarray]:
+    """Noiseless round sources, their PSFs, and the row and column offset of each from the middle."""
+    psf = DoubleGaussian.from_fwhm(rng.uniform(0.9, 1.5, (n, 5)))
+    weights = np.eye(1, len(VARIANCES))
+    if name is not None:
+        weights = profile_weights(name, np.array([radius]), VARIANCES)
+    offset = rng.uniform(-0.5, 0.5, (n, 2))
+    y, x = ((size - 1) / 2 + offset).T
+    stamps = np.empty((n, 5, size, size))
+    for band in range(5):
+        variance = (psf.sigma[:, band, :, None] ** 2 + VARIANCES) / SCALE**2
+        light = flux * psf.share[:, band, :, None] * weights
+        stamps[:, band] = draw_round(size, x, y, variance.reshape(n, -1), light.reshape(n, -1))
+    return stamps, psf, offset
+
+
+def per_band(features: np.ndarray, kind: int) -> np.ndarray:
+    return features[:, kind:20:4]
+
+
+def test_asinh_magnitudes() -> None:
+    bright = np.full(5, 1e4)
+    np.testing.assert_allclose(asinh_magnitude(bright, SDSS), 22.5 - 2.5 * 4, atol=1e-6)
+    # Zero flux has the magnitudes that SDSS publishes for it.
+    np.testing.assert_allclose(
+        asinh_magnitude(np.zeros(5), SDSS), [24.63, 25.11, 24.80, 24.36, 22.83], atol=0.01
+    )
+    negative = asinh_magnitude(np.full(5, -3.0), SDSS)
+    assert np.isfinite(negative).all()
+    assert (negative > 24).all()
+
+
+def test_asinh_magnitudes_invert(rng: np.random.Generator) -> None:
+    flux = rng.normal(0, 10, (7, 5))
+    np.testing.assert_allclose(asinh_flux(asinh_magnitude(flux, SDSS), SDSS), flux, rtol=1e-9, atol=1e-9)
+
+
+def test_only_known_magnitude_systems() -> None:
+    with pytest.raises(ConfigError, match="no magnitude softening is known for survey 'lsst'; expected sdss"):
+        softening(LSST)
+
+
+@pytest.mark.parametrize("size", [32, 33, FIT_PIXELS])
+def test_a_star_is_a_point(size: int, rng: np.random.Generator) -> None:
+    stamps, psf, offset = scene(rng, 40, None, 0, 30.0, size)
+    extinction = rng.uniform(0, 0.5, (40, 5))
+    found = measure(stamps, psf, np.full((40, 5), 0.03), extinction, SDSS)
+    observed = asinh_magnitude(np.full(5, 30.0), SDSS)
+    np.testing.assert_allclose(per_band(found.features, 0), observed - extinction, atol=0.005)
+    assert per_band(found.features, 1).max() < 0.02
+    np.testing.assert_allclose(per_band(found.features, 2), psf.fwhm)
+    np.testing.assert_array_equal(per_band(found.features, 3), extinction)
+    # Colours are of observed magnitudes, as in the published features.
+    np.testing.assert_allclose(found.features[:, 20:], -np.diff(observed) + np.zeros((40, 1)), atol=0.01)
+    np.testing.assert_allclose(found.centre, offset, atol=0.01)
+    assert not found.flags.any()
+
+
+@pytest.mark.parametrize("radius", [0.2, 0.5, 1.0])
+def test_a_spheroid_has_its_radius(radius: float, rng: np.random.Generator) -> None:
+    stamps, psf, _ = scene(rng, 30, "de Vaucouleurs", radius, 50.0)
+    found = measure(stamps, psf, np.full((30, 5), 0.03), np.zeros((30, 5)), SDSS)
+    np.testing.assert_allclose(per_band(found.features, 1), radius, rtol=0.06)
+    np.testing.assert_allclose(
+        per_band(found.features, 0), np.tile(asinh_magnitude(np.full(5, 50.0), SDSS), (30, 1)), atol=0.02
+    )
+
+
+def test_a_disc_has_its_magnitude(rng: np.random.Generator) -> None:
+    stamps, psf, _ = scene(rng, 30, "exponential", 0.8, 50.0)
+    found = measure(stamps, psf, np.full((30, 5), 0.03), np.zeros((30, 5)), SDSS)
+    np.testing.assert_allclose(
+        per_band(found.features, 0), np.tile(asinh_magnitude(np.full(5, 50.0), SDSS), (30, 1)), atol=0.02
+    )
+
+
+def test_noise_scatters_magnitudes_as_it_must(rng: np.random.Generator) -> None:
+    n, noise = 300, 0.03
+    stamps, psf, _ = scene(rng, n, None, 0, 4.0)
+    stamps += rng.normal(0, noise, stamps.shape)
+    found = measure(stamps, psf, np.full((n, 5), noise), np.zeros((n, 5)), SDSS)
+    flux = asinh_flux(per_band(found.features, 0), SDSS)
+    core = psf.sigma[..., 0] / SCALE
+    least = noise * np.sqrt(4 * np.pi) * core  # of a matched filter; the true one is a little wider
+    pull = (flux - 4.0) / least
+    # A free radius widens the scatter and moves the mean up, within reason.
+    assert 0.8 < pull.std() < 2.5
+    assert -0.5 < pull.mean() < 1.0
+
+
+def test_registration_is_taken_out(rng: np.random.Generator) -> None:
+    n = 20
+    stamps, psf, offset = scene(rng, n, None, 0, 30.0)
+    registration = np.zeros((n, 5, 2))
+    registration[:, 2] = (1.0, -1.0)
+    moved = stamps.copy()
+    moved[:, 2] = np.roll(stamps[:, 2], (1, -1), axis=(1, 2))
+    arguments = (psf, np.full((n, 5), 0.03), np.zeros((n, 5)), SDSS)
+    found = measure(moved, *arguments, registration=registration)
+    expected = measure(stamps, *arguments)
+    np.testing.assert_allclose(found.features, expected.features, atol=1e-3)
+    np.testing.assert_allclose(found.centre, offset, atol=0.01)
+
+
+def test_failures_are_flagged_and_nothing_is_invented(rng: np.random.Generator) -> None:
+    stamps, psf, _ = scene(rng, 4, None, 0, 30.0)
+    stamps[0, 3, 16, 16] = np.nan
+    stamps[1, 2] = -0.1
+    stamps[2, 1] = 0.05
+    found = measure(stamps, psf, np.full((4, 5), 0.03), np.zeros((4, 5)), SDSS)
+    assert found.flags[0] == Flag.BAD_PIXELS
+    assert np.isnan(per_band(found.features, 0)[0]).all()
+    assert np.isnan(per_band(found.features, 1)[0]).all()
+    assert found.flags[1] & Flag.NO_REFERENCE_FLUX
+    assert np.isfinite(found.features[1]).all()
+    assert found.features[1, 8] > 24
+    assert found.flags[2] == Flag.RADIUS_LIMIT
+    assert found.flags[3] == 0
+
+
+def test_a_pixel_outside_the_fitted_square_does_not_matter(rng: np.random.Generator) -> None:
+    stamps, psf, _ = scene(rng, 3, None, 0, 30.0)
+    arguments = (psf, np.full((3, 5), 0.03), np.zeros((3, 5)), SDSS)
+    expected = measure(stamps, *arguments).features
+    stamps[:, :, 0, :] = np.nan
+    np.testing.assert_array_equal(measure(stamps, *arguments).features, expected)
+
+
+def test_no_objects_at_all() -> None:
+    psf = DoubleGaussian(np.ones((0, 5, 2)), np.ones((0, 5)))
+    none = np.ones((0, 5))
+    assert measure(np.ones((0, 5, 32, 32)), psf, none, none, SDSS).features.shape == (0, 24)
+
+
+def test_shapes_are_checked() -> None:
+    psf = DoubleGaussian.from_fwhm(np.ones((2, 5)))
+    good = np.ones((2, 5))
+    with pytest.raises(DataError, match=r"stamps have shape .*; expected \(N, 5, size, size\)"):
+        measure(np.ones((2, 4, 32, 32)), psf, good, good, SDSS)
+    with pytest.raises(DataError, match="stamps are 16 pixels wide; expected at least 20"):
+        measure(np.ones((2, 5, 16, 16)), psf, good, good, SDSS)
+    with pytest.raises(DataError, match=r"noise has shape \(2,\); expected \(2, 5\)"):
+        measure(np.ones((2, 5, 32, 32)), psf, np.ones(2), good, SDSS)
+    with pytest.raises(DataError, match="psf has shape"):
+        measure(np.ones((2, 5, 32, 32)), psf[:1], good, good, SDSS)
+    with pytest.raises(ConfigError, match="'lsst'"):
+        measure(np.ones((2, 6, 32, 32)), psf, good, good, LSST)
+    with pytest.raises(ConfigError, match="'new'"):
+        measure(np.ones((2, 5, 32, 32)), psf, good, good, replace(SDSS, name="new"))
