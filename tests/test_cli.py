@@ -36,6 +36,10 @@ from margformer_fast.errors import ConfigError, DataError
 MODULE = [sys.executable, "-m", "margformer_fast.data"]
 
 
+# Output is buffered as a user's is: what cannot be written then shows only when it is flushed.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
 def data(*arguments: object) -> int:
     """Run the data command here and return its exit code."""
     return run(main, [str(argument) for argument in arguments])
@@ -112,7 +116,12 @@ def test_output_that_nobody_reads(tmp_path, rng):
     os.close(reader)
     try:
         done = subprocess.run(
-            [*MODULE, "info", tmp_path / "s"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+            [*MODULE, "info", tmp_path / "s"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=BUFFERED,
+            check=False,
         )
     finally:
         os.close(writer)
@@ -125,7 +134,12 @@ def test_a_full_disk_under_standard_output(tmp_path, rng):
     write_store(tmp_path / "s", toy_survey(3, rng))
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*MODULE, "info", tmp_path / "s"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [*MODULE, "info", tmp_path / "s"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=BUFFERED,
+            check=False,
         )
     assert done.returncode == 1
     assert done.stderr == "error: No space left on device. Free some space and try again.\n"
