@@ -19,8 +19,9 @@ namespace {
 using Axes = std::array<std::int64_t, kAxes>;
 
 void decode_cuda(std::uintptr_t first, char kind, std::size_t item_size, bool swapped, const Axes& shape,
-                 const Axes& strides, std::uintptr_t rows, std::int64_t num_rows, std::uintptr_t out, double bscale,
-                 double bzero, std::optional<std::int64_t> blank, int device, std::uintptr_t stream) {
+                 const Axes& strides, std::uintptr_t rows, std::int64_t num_rows, std::uintptr_t out,
+                 double bscale, double bzero, std::optional<std::int64_t> blank, int device,
+                 std::uintptr_t stream) {
     PixelLayout layout;
     layout.type = pixel_type(kind, item_size);
     layout.swapped = swapped;
@@ -45,10 +46,10 @@ py::tuple cuda_devices() {
 
 void define_device(py::module_& module) {
     module.def("cuda_devices", &cuda_devices);
-    module.def("decode_cuda", &decode_cuda, py::kw_only(), py::arg("first"), py::arg("kind"), py::arg("item_size"),
-               py::arg("swapped"), py::arg("shape"), py::arg("strides"), py::arg("rows"), py::arg("num_rows"),
-               py::arg("out"), py::arg("bscale"), py::arg("bzero"), py::arg("blank"), py::arg("device"),
-               py::arg("stream"));
+    module.def("decode_cuda", &decode_cuda, py::kw_only(), py::arg("first"), py::arg("kind"),
+               py::arg("item_size"), py::arg("swapped"), py::arg("shape"), py::arg("strides"),
+               py::arg("rows"), py::arg("num_rows"), py::arg("out"), py::arg("bscale"), py::arg("bzero"),
+               py::arg("blank"), py::arg("device"), py::arg("stream"));
 }
 
 }  // namespace margformer::bindings

@@ -65,7 +65,9 @@ struct ToPython {
     py::object operator()(std::int64_t value) const { return py::int_(value); }
     py::object operator()(double value) const { return py::float_(value); }
     py::object operator()(const std::string& value) const { return py::str(value); }
-    py::object operator()(const fits::Malformed& value) const { return py::make_tuple(value.reason, value.where); }
+    py::object operator()(const fits::Malformed& value) const {
+        return py::make_tuple(value.reason, value.where);
+    }
 };
 
 py::tuple parse_header(const py::buffer& buffer, std::int64_t offset) {
@@ -76,8 +78,8 @@ py::tuple parse_header(const py::buffer& buffer, std::int64_t offset) {
     fits::Header header;
     {
         const py::gil_scoped_release unlocked;
-        header = fits::parse_header(static_cast<const unsigned char*>(info.ptr), static_cast<std::size_t>(info.size),
-                                    offset);
+        header = fits::parse_header(static_cast<const unsigned char*>(info.ptr),
+                                    static_cast<std::size_t>(info.size), offset);
     }
     py::dict values;
     for (const fits::Entry& entry : header.entries) {

@@ -39,8 +39,8 @@ py::dict build_info() {
     using namespace py::literals;
     return py::dict("version"_a = MARGFORMER_VERSION, "source_hash"_a = MARGFORMER_SOURCE_HASH,
                     "compiler"_a = MARGFORMER_COMPILER, "build_type"_a = MARGFORMER_BUILD_TYPE,
-                    "cuda"_a = static_cast<bool>(MARGFORMER_WITH_CUDA), "cuda_why_not"_a = MARGFORMER_CUDA_WHY_NOT,
-                    "cuda_compiler"_a = MARGFORMER_CUDA_COMPILER,
+                    "cuda"_a = static_cast<bool>(MARGFORMER_WITH_CUDA),
+                    "cuda_why_not"_a = MARGFORMER_CUDA_WHY_NOT, "cuda_compiler"_a = MARGFORMER_CUDA_COMPILER,
                     "cuda_architectures"_a = MARGFORMER_CUDA_ARCHITECTURES);
 }
 

@@ -270,7 +270,8 @@ class Structure {
         return found == first_.end() ? nullptr : found->second;
     }
 
-    FormatError error(const std::string& key, const std::string& what, const std::string& expected = "") const {
+    FormatError error(const std::string& key, const std::string& what,
+                      const std::string& expected = "") const {
         const Entry* entry = find(key);
         return FormatError(key + " " + what, cards_.where(entry != nullptr ? entry->card : 0), expected);
     }

@@ -22,8 +22,8 @@ inline PixelType pixel_type(char kind, std::size_t size) {
     if (kind == 'i' && size == 8) return PixelType::int64;
     if (kind == 'f' && size == 4) return PixelType::float32;
     if (kind == 'f' && size == 8) return PixelType::float64;
-    throw DataError("pixels of type " + std::string(1, kind) + std::to_string(size) + " cannot be decoded", "",
-                    "one of u1, i2, i4, i8, f4, f8");
+    throw DataError("pixels of type " + std::string(1, kind) + std::to_string(size) + " cannot be decoded",
+                    "", "one of u1, i2, i4, i8, f4, f8");
 }
 
 // value = zero + scale * stored (BZERO, BSCALE); a stored integer equal to blank is NaN.
@@ -70,10 +70,10 @@ inline PixelLayout merge_axes(const PixelLayout& layout) {
 
 // The unsigned integer with the size of T.
 template <typename T>
-using BitsOf = std::conditional_t<
-    sizeof(T) == 1, std::uint8_t,
-    std::conditional_t<sizeof(T) == 2, std::uint16_t,
-                       std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>>>;
+using BitsOf =
+    std::conditional_t<sizeof(T) == 1, std::uint8_t,
+                       std::conditional_t<sizeof(T) == 2, std::uint16_t,
+                                          std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>>>;
 
 template <typename To, typename From>
 MF_HOST_DEVICE To bit_cast(const From& from) {
@@ -171,12 +171,18 @@ void with_decoder(const PixelLayout& layout, const Scaling& scaling, Visit&& vis
         }
     };
     switch (layout.type) {
-        case PixelType::uint8: return of_type(std::uint8_t{});
-        case PixelType::int16: return of_type(std::int16_t{});
-        case PixelType::int32: return of_type(std::int32_t{});
-        case PixelType::int64: return of_type(std::int64_t{});
-        case PixelType::float32: return of_type(float{});
-        case PixelType::float64: return of_type(double{});
+        case PixelType::uint8:
+            return of_type(std::uint8_t{});
+        case PixelType::int16:
+            return of_type(std::int16_t{});
+        case PixelType::int32:
+            return of_type(std::int32_t{});
+        case PixelType::int64:
+            return of_type(std::int64_t{});
+        case PixelType::float32:
+            return of_type(float{});
+        case PixelType::float64:
+            return of_type(double{});
     }
 }
 

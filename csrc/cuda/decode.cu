@@ -12,7 +12,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr std::int64_t kMaxGridY = 65535;
 
-// Blocks along y take rows, threads along x the pixels of a row: neighbours write, and mostly read, neighbours.
+// Blocks along y take rows, threads along x the pixels of a row: neighbours write, and mostly read,
+// neighbours.
 template <typename Decoder>
 __global__ void __launch_bounds__(kThreads)
     decode_kernel(const unsigned char* __restrict__ first, PixelLayout layout, Decoder decoder,
@@ -28,7 +29,8 @@ __global__ void __launch_bounds__(kThreads)
         for (std::uint32_t p = blockIdx.x * kThreads + threadIdx.x; p < pixels; p += gridDim.x * kThreads) {
             const std::uint32_t line = p / length;
             const std::uint32_t x = p % length;
-            const unsigned char* address = base + static_cast<std::int64_t>(line / lines) * layout.strides[1] +
+            const unsigned char* address = base +
+                                           static_cast<std::int64_t>(line / lines) * layout.strides[1] +
                                            static_cast<std::int64_t>(line % lines) * layout.strides[2] +
                                            static_cast<std::int64_t>(x) * layout.strides[3];
             out[n * pixels + p] = is_inside ? decoder(address) : quiet_nan();

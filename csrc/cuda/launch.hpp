@@ -1,5 +1,5 @@
-// Everything the bindings may ask of a device. Addresses are the device's; nothing is allocated, nothing is owned,
-// and work is put on the caller's stream without waiting for it.
+// Everything the bindings may ask of a device. Addresses are the device's; nothing is allocated, nothing is
+// owned, and work is put on the caller's stream without waiting for it.
 #pragma once
 
 #include <cstdint>
