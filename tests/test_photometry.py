@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,3 +175,46 @@ def test_shapes_are_checked() -> None:
         measure(np.ones((2, 6, 32, 32)), psf, good, good, LSST)
     with pytest.raises(ConfigError, match="'new'"):
         measure(np.ones((2, 5, 32, 32)), psf, good, good, replace(SDSS, name="new"))
+
+
+@pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
+def test_a_real_field_agrees_with_its_catalogue(real_data: Path) -> None:
+    """Stars of one SDSS field: magnitudes and radii against those of the SDSS pipeline."""
+    from astropy.io import fits
+    from astropy.wcs import WCS
+
+    folder = real_data / "sdss" / "94-1-12"
+    catalogue = fits.getdata(next(folder.glob("photoObj*")), 1)
+    model = fits.getdata(next(folder.glob("psField*")), 6)[0]
+    frames, pixels = [], []
+    for band in SDSS.bands:
+        with fits.open(next(folder.glob(f"frame-{band}*"))) as hdus:
+            frames.append(hdus[0].data)
+            pixels.append(WCS(hdus[0].header).all_world2pix(catalogue["RA"], catalogue["DEC"], 0))
+    column, row = np.array(pixels).transpose(1, 2, 0)
+    r = catalogue["MODELMAG"][:, 2]
+    stars = (catalogue["OBJC_TYPE"] == 6) & (catalogue["NCHILD"] == 0) & (r > 16) & (r < 20)
+    inside = ((column > 20) & (column < 2026) & (row > 20) & (row < 1467)).all(axis=1)
+    rows = np.flatnonzero(stars & inside)
+    assert len(rows) > 50
+    place = np.stack([row[rows], column[rows]], axis=-1)
+    corner = np.floor(place).astype(np.int64) - 15
+    stamps = np.array(
+        [
+            [frame[y : y + 32, x : x + 32] for frame, (y, x) in zip(frames, corners, strict=True)]
+            for corners in corner
+        ]
+    )
+    sigma = np.stack([model["psf_sigma1_2G"], model["psf_sigma2_2G"]], axis=-1) * SCALE
+    height = model["psf_b_2G"] * (sigma[:, 1] / sigma[:, 0]) ** 2
+    count = len(rows)
+    psf = DoubleGaussian(np.tile(sigma, (count, 1, 1)), np.tile(height / (1 + height), (count, 1)))
+    noise = np.tile([0.044, 0.0235, 0.030, 0.057, 0.20], (count, 1))
+    extinction = np.asarray(catalogue["EXTINCTION"][rows], float)
+    found = measure(stamps, psf, noise, extinction, SDSS, registration=place - corner - 15.5)
+    observed = per_band(found.features, 0) + extinction
+    difference = (observed - catalogue["MODELMAG"][rows])[:, 1:]
+    assert np.abs(np.median(difference, axis=0)).max() < 0.04
+    assert np.median(np.abs(difference - np.median(difference, axis=0)), axis=0).max() < 0.05
+    ours, theirs = found.features[:, 9], catalogue["THETA_DEV"][rows, 2]
+    assert abs(np.median(ours) - np.median(theirs)) < 0.04
