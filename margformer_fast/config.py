@@ -77,11 +77,25 @@ class ModelConfig(_Settings):
 
     def __post_init__(self) -> None:
         _require(self.form in ("margformer", "lvit"), "form", self.form, "'margformer' or 'lvit'")
-        for name in ("slots", "depth", "dim", "num_heads", "hidden", "patch_size", "num_bands", "num_features"):
+        for name in (
+            "slots",
+            "depth",
+            "dim",
+            "num_heads",
+            "hidden",
+            "patch_size",
+            "num_bands",
+            "num_features",
+        ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.dim % self.num_heads == 0, "num_heads", self.num_heads, f"a divisor of dim = {self.dim}")
         _require(
-            self.size % self.patch_size == 0, "patch_size", self.patch_size, f"a divisor of size = {self.size}"
+            self.dim % self.num_heads == 0, "num_heads", self.num_heads, f"a divisor of dim = {self.dim}"
+        )
+        _require(
+            self.size % self.patch_size == 0,
+            "patch_size",
+            self.patch_size,
+            f"a divisor of size = {self.size}",
         )
         for name in ("dropout", "photometry_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +60,8 @@ MODELS = {
 }
 """The published forms of the encoder."""
 
+_FEWEST_SEEN, _MOST_EXTRA_EPOCHS = 32_000, 60
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -77,7 +80,7 @@ class Preset:
     num_compact, num_faint : int
         Objects of the simulated survey's two samples, all classes together.
     max_train : int or None
-        Training objects at most.
+        Training objects at most, of a simulated survey.
     """
 
     depth: int | None
@@ -90,6 +93,17 @@ class Preset:
     num_compact: int
     num_faint: int
     max_train: int | None
+
+    def fit(self, stage: str, num_objects: int) -> FitConfig:
+        """Return the settings of a stage for a training set of this size.
+
+        A stage of few epochs passes more often over a small set, until it has seen `_FEWEST_SEEN` objects.
+        """
+        config: FitConfig = getattr(self, stage)
+        wanted = min(math.ceil(_FEWEST_SEEN / num_objects), _MOST_EXTRA_EPOCHS)
+        if config.max_epochs >= wanted:
+            return config
+        return replace(config, max_epochs=wanted, patience=max(config.patience, wanted // 3))
 
     def model(self, name: str, survey: Survey) -> ModelConfig:
         """Return the settings of model `name` at this size, for the bands and features of `survey`."""
@@ -109,13 +123,13 @@ PRESETS = {
     "quick": Preset(
         depth=4,
         dropout=False,
-        pretrain=FitConfig(4, 4, 256, 2e-3, "cosine", clip_norm=1.0),
+        pretrain=FitConfig(4, 4, 256, 3e-3, "cosine", clip_norm=1.0),
         finetune=FitConfig(8, 8, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
         supervised=FitConfig(16, 16, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
         probe=FitConfig(60, 10, 256, 1e-2, "cosine"),
         runs=2,
-        num_compact=24_000,
-        num_faint=12_000,
+        num_compact=18_000,
+        num_faint=9_000,
         max_train=8_000,
     ),
     # The published sizes and durations.
@@ -246,10 +260,7 @@ def _from_store(path: Path, experiment: int, task: str, chosen: str | None, spli
     else:
         test = base.select(sides.test)
     kind = "simulated survey" if survey.simulated else "survey store"
-    warnings = []
-    if chosen is not None:
-        warnings.append(f"trained and tested on population {chosen!r}, not on the experiment's own")
-    return Sets(train, val, test, f"{kind} {path.name} ({len(survey):,} objects)", tuple(warnings))
+    return Sets(train, val, test, f"{kind} {path.name} ({len(survey):,} objects)")
 
 
 def _split(survey: Survey, split: str) -> Split:

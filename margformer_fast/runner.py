@@ -16,14 +16,14 @@ from . import __version__
 from .backends import operators
 from .config import AugmentConfig
 from .data.survey import TASKS
-from .errors import DataError, OutputError
+from .errors import ConfigError, DataError, OutputError
 from .evaluation.baselines import decisions, features_only, survey_separator
 from .evaluation.metrics import confident_mistakes
 from .evaluation.report import ReportPaths, write_report
 from .evaluation.results import Outcome, RunHeader, TestSet
 from .experiments import PRESETS, Sets
 from .files import read_json, write_json
-from .learning.checkpoint import save_model
+from .learning.checkpoint import load_model, save_model
 from .learning.classify import predict, train_classifier
 from .learning.pretrain import pretrain
 from .learning.probe import train_probe
@@ -63,7 +63,9 @@ class RunSettings:
     data : str
         Source of the objects, in words.
     population, split : str
-        As for :func:`margformer_fast.experiments.make_sets`.
+        As for :func:`margformer_fast.experiments.make_sets`; the experiment's own population is "experiment".
+    init : str
+        Directory of the saved model to start from; empty for fresh weights.
     """
 
     experiment: int
@@ -80,6 +82,7 @@ class RunSettings:
     data: str
     population: str
     split: str
+    init: str
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,7 @@ def run_experiment(directory: Path, settings: RunSettings, sets: Sets, device: t
         backends=_backends(),
         seconds=time.monotonic() - started,
         warnings=warnings,
+        population=None if settings.population == "experiment" else settings.population,
     )
     tested = _test_set(test, outcomes[0])
     return Result(header, tested, outcomes, write_report(directory, header, tested, outcomes))
@@ -225,13 +229,30 @@ def _backends() -> dict[str, str]:
     return {name: ", ".join(operator.used) for name, operator in operators().items() if operator.used}
 
 
-def _fresh_encoder(settings: RunSettings, train: Samples, seed: int) -> ScaledEncoder:
-    """Make an encoder whose weights depend on the seed alone and whose input scales fit the training set."""
+def _encoder(settings: RunSettings, train: Samples, seed: int) -> ScaledEncoder:
+    """Load the encoder to start from, or make one: weights by the seed, input scales by the training set."""
+    if settings.init:
+        return _saved_encoder(Path(settings.init), train).to(train.device)
     config = PRESETS[settings.preset].model(settings.model, train.survey)
     torch.manual_seed(derive_seed(seed, 0))
     encoder = ScaledEncoder(config, len(train.classes))
     encoder.inputs.fit(train.photometry.cpu(), torch.from_numpy(train.pixel_noise()))
     return encoder.to(train.device)
+
+
+def _saved_encoder(path: Path, train: Samples) -> ScaledEncoder:
+    """Load a saved model; its bands, features and classes must be those of the training set."""
+    model, classes, profile = load_model(path)
+    for what, saved, wanted in (
+        ("classes", classes, train.classes),
+        ("bands", profile.bands, train.survey.profile.bands),
+        ("stamp size", model.config.size, train.survey.stamps.size),
+    ):
+        if saved != wanted:
+            raise ConfigError(
+                f"was trained with {what} {saved}", where=path, expected=f"{wanted}, as in the data"
+            )
+    return model
 
 
 def _learn(
@@ -242,7 +263,7 @@ def _learn(
     common = {"precision": settings.precision, "seed": seed, "directory": place}
     views = AugmentConfig()
     outcomes = []
-    model = _fresh_encoder(settings, train, seed)
+    model = _encoder(settings, train, seed)
     if settings.method == "simclr":
         shown = settings.pretrain_photometry == "shared"
         history = {
@@ -250,7 +271,7 @@ def _learn(
                 model,
                 train,
                 val,
-                preset.pretrain,
+                preset.fit("pretrain", len(train)),
                 views,
                 photometry=settings.pretrain_photometry,
                 label=f"{label} pre-training",
@@ -261,7 +282,7 @@ def _learn(
             model,
             train,
             val,
-            preset.probe,
+            preset.fit("probe", len(train)),
             kind=settings.probe,
             use_photometry=shown,
             label=f"{label} probe",
@@ -271,9 +292,9 @@ def _learn(
         with torch.no_grad():
             logits = probe(torch.from_numpy(embedding).to(test.device)).double()
         probed = Outcome("simclr-probe", seed, logits.softmax(dim=1).cpu().numpy(), history, embedding)
-        stage = preset.finetune
+        stage = preset.fit("finetune", len(train))
     else:
-        probed, stage = None, preset.supervised
+        probed, stage = None, preset.fit("supervised", len(train))
     name = "finetune" if settings.method == "simclr" else "supervised"
     doing = "fine-tuning" if settings.method == "simclr" else "training"
     curve = train_classifier(model, train, val, stage, views, name=name, label=f"{label} {doing}", **common)
@@ -283,12 +304,12 @@ def _learn(
     if probed is not None:
         outcomes.append(probed)
     if "images" in settings.baselines:
-        blind = _fresh_encoder(settings, train, seed)
+        blind = _encoder(settings, train, seed)
         curve = train_classifier(
             blind,
             train,
             val,
-            preset.supervised,
+            preset.fit("supervised", len(train)),
             views,
             use_photometry=False,
             name="images-only",
@@ -300,7 +321,8 @@ def _learn(
     if "features" in settings.baselines:
         outcomes.append(_features_only(train, test, seed))
     columns = test.survey.columns
-    if settings.task == "sg" and {"psfmag_r", "modelmag_r"} <= set(columns):
+    # The separator learns nothing: one run says all.
+    if seed == settings.seed and settings.task == "sg" and {"psfmag_r", "modelmag_r"} <= set(columns):
         galaxy = survey_separator(columns["psfmag_r"], columns["modelmag_r"])
         outcomes.append(Outcome("survey-separator", seed, decisions(np.where(galaxy, 0, 1), 2)))
     return outcomes

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from . import cli
-from .errors import ConfigError
+from .errors import ConfigError, OutputError
 
 EXAMPLE = """
 python -m margformer_fast.train --exp 1
@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
         help="size of the run: quick on a CPU, paper (the published size) on a GPU (auto)",
     )
     p.add_argument("--runs", type=cli.positive, metavar="N", help="runs to average over (quick 2, paper 3)")
+    p.add_argument(
+        "--init", type=Path, metavar="DIR", help="start from this saved model (a run's seed-N/model)"
+    )
     cli.add_seed(p)
     p.add_argument(
         "--baselines",
@@ -141,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data=sets.source,
             population=options.population or "experiment",
             split=options.split,
+            init="" if options.init is None else str(options.init),
         )
         directory = _directory(options)
         open_directory(directory, settings, resume=options.resume)
@@ -189,7 +193,11 @@ def _simulated(num_compact: int, num_faint: int) -> Path:
             file=sys.stderr,
         )
         with cli.on_interrupt("the simulated survey was not finished and is not kept"):
-            write_simulated(path, num_compact, num_faint, seed=0)
+            try:
+                write_simulated(path, num_compact, num_faint, seed=0)
+            except OutputError:
+                if not is_store(path):  # another process may have made it meanwhile
+                    raise
     return path
 
 

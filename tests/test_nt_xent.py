@@ -12,7 +12,9 @@ from margformer_fast.errors import ConfigError
 from margformer_fast.ops.nt_xent import nt_xent
 
 
-@pytest.mark.parametrize(("temperature", "loss"), [(0.07, 8.607722753566), (0.1, 6.253142159744), (0.5, 2.308427796620)])
+@pytest.mark.parametrize(
+    ("temperature", "loss"), [(0.07, 8.607722753566), (0.1, 6.253142159744), (0.5, 2.308427796620)]
+)
 def test_golden_values(temperature: float, loss: float) -> None:
     i, j = torch.arange(4.0, dtype=torch.float64)[:, None], torch.arange(3.0, dtype=torch.float64)
     z1, z2 = torch.sin(1 + i + 2 * j), torch.cos(0.5 * i + j)

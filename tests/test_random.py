@@ -37,7 +37,12 @@ def test_every_part_of_the_key_matters() -> None:
     objid = np.array([5, 5 + 2**40, -5])
     base = draw(1, 2, objid, 0)
     assert len(np.unique(base, axis=0)) == 3
-    for other in (draw(2, 2, objid, 0), draw(1 + 2**40, 2, objid, 0), draw(1, 3, objid, 0), draw(1, 2, objid, 1)):
+    for other in (
+        draw(2, 2, objid, 0),
+        draw(1 + 2**40, 2, objid, 0),
+        draw(1, 3, objid, 0),
+        draw(1, 2, objid, 1),
+    ):
         assert not np.any(np.all(other == base, axis=1))
 
 

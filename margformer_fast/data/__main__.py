@@ -80,6 +80,9 @@ def parser() -> Parser:
     one.add_argument(
         "--skip-broken", action="store_true", help="pass over fields with a missing or damaged file"
     )
+    one.add_argument(
+        "--check", action="store_true", help="compare stamps of isolated stars with the catalogue at the end"
+    )
 
     one = add(
         "import",
@@ -158,6 +161,13 @@ def _ingest(options: argparse.Namespace) -> int:
         if not report.kept:
             raise DataError("no object was kept, so no store is written", where=options.out)
     _print_written(options.out, read_manifest(options.out))
+    if options.check:
+        from .sdss.check import check_ingest
+        from .store import read_store
+
+        check = check_ingest(read_store(options.out))
+        print(f"\n{check.table()}")
+        return OK if check.agrees else FAILURE
     return OK
 
 

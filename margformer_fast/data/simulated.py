@@ -36,7 +36,9 @@ def write_simulated(
         If a count or the seed is out of range.
     """
     with (
-        StoreWriter(path, SDSS, name=path.name, simulated=True, provenance={}, overwrite=overwrite) as writer,
+        StoreWriter(
+            path, SDSS, name=path.resolve().name, simulated=True, provenance={}, overwrite=overwrite
+        ) as writer,
         Progress(num_compact + num_faint, "simulating", "objects") as progress,
     ):
         for chunk in simulate.simulate(num_compact, num_faint, seed=seed):
@@ -60,4 +62,3 @@ def cached_store(num_compact: int, num_faint: int, *, seed: int = 0) -> Path:
     sources = (simulate, skymodel, profiles, photometry)
     digest = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in sources))
     return cache_directory() / f"simulated-{digest.hexdigest()[:8]}-{num_compact}-{num_faint}-seed{seed}"
-

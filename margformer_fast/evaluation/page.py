@@ -8,9 +8,16 @@ from html import escape
 from typing import Any
 
 from .figures import NamedFigure, class_colour
-from .published import published
 from .results import RunHeader, TestSet
-from .summary import TABLE_QUANTITIES, MethodSummary, cautions, fraction, percent, published_cells
+from .summary import (
+    TABLE_QUANTITIES,
+    MethodSummary,
+    cautions,
+    fraction,
+    percent,
+    published_cells,
+    published_for,
+)
 
 NOT_COMPARABLE = "simulated: not comparable with the published numbers, shown for orientation"
 """What stands by every table that has simulated and published numbers in it."""
@@ -99,7 +106,7 @@ def render(
     """
     settings = dict(header.settings)
     command = settings.pop("command", None)
-    notes = [f"{NOT_COMPARABLE.capitalize()}."] if header.simulated else []
+    notes = [f"{NOT_COMPARABLE.capitalize()}."] if header.simulated and published_for(header) else []
     notes += cautions(header, test, methods)
     made = [
         _pairs("Settings", settings),
@@ -169,7 +176,7 @@ def _main_table(header: RunHeader, test: TestSet, methods: Sequence[MethodSummar
         ]
         body.append(("first" if k == 0 else "", cells))
     marks: dict[str, int] = {}
-    results = published(header.experiment, header.task)
+    results = published_for(header)
     if results:
         body.append(("group", ["Published, real SDSS DR16 objects"]))
     for result in results:

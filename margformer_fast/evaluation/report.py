@@ -18,7 +18,6 @@ from ..errors import OutputError
 from .figures import png, report_figures
 from .metrics import predict
 from .page import NOT_COMPARABLE, render
-from .published import published
 from .results import Outcome, RunHeader, TestSet, check_results, slug
 from .summary import (
     CLASS_QUANTITIES,
@@ -28,6 +27,7 @@ from .summary import (
     cautions,
     percent,
     published_cells,
+    published_for,
     summarise,
 )
 
@@ -85,7 +85,7 @@ def format_table(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) 
     for k, name in enumerate(header.classes):
         cells = [percent(first.of_class(quantity, k)) for quantity in ("precision", "recall", "f1")]
         lines.append(_row(f"  {name}", [f"{first.evaluations[0].scores.support[k]:,}", *cells]))
-    quoted = [result for result in published(header.experiment, header.task) if result.headline]
+    quoted = [result for result in published_for(header) if result.headline]
     if quoted:
         lines += ["", "published (real SDSS DR16 objects)"]
         lines += [_row(f"  {result.model}", published_cells(result)) for result in quoted]
@@ -130,7 +130,7 @@ def metrics_json(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) 
             **vars(header),
             "test_objects": len(test),
             "methods": methods,
-            "published": [asdict(result) for result in published(header.experiment, header.task)],
+            "published": [asdict(result) for result in published_for(header)],
         }
     )
 

@@ -212,6 +212,8 @@ class RunHeader:
         Wall time of the whole run.
     warnings : sequence of str
         What the reader must know before using the numbers.
+    population : str, optional
+        Population trained and tested on, if it is not the experiment's own. Nothing published compares then.
     """
 
     experiment: int
@@ -227,12 +229,15 @@ class RunHeader:
     backends: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     warnings: Sequence[str] = ()
+    population: str | None = None
 
     @property
     def title(self) -> str:
         """Experiment and task in words."""
         kind = EXPERIMENT_NAMES.get(self.experiment)
         name = f"Experiment {self.experiment}" + (f" ({kind})" if kind else "")
+        if self.population is not None:
+            name = f"Objects of population {self.population!r}"
         return f"{name}, {' / '.join(c.lower() if c != 'QSO' else c for c in self.classes)}"
 
     @property

@@ -20,7 +20,7 @@ from .metrics import (
     predict,
     wilson_interval,
 )
-from .published import PublishedResult
+from .published import PublishedResult, published
 from .results import Outcome, RunHeader, TestSet, by_method, check_results, method_name
 
 FEWEST_A_BIN = 20
@@ -50,6 +50,11 @@ CLASS_QUANTITIES: dict[str, Callable[[Evaluation], np.ndarray]] = {
 
 TABLE_QUANTITIES = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
 """What stands in a table beside the published results, in their order."""
+
+
+def published_for(header: RunHeader) -> tuple[PublishedResult, ...]:
+    """Return the published results that a run stands beside: none if it chose a population of its own."""
+    return published(header.experiment, header.task) if header.population is None else ()
 
 
 @dataclass(frozen=True)

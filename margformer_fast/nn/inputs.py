@@ -10,6 +10,7 @@ from ..ops.patchify import patchify
 from .encoder import Encoder, make_encoder
 
 _FEATURE_LIMIT = 10.0
+_SMALLEST_SPREAD = 0.1  # magnitudes or arcseconds
 
 
 class InputScaling(nn.Module):
@@ -39,13 +40,15 @@ class InputScaling(nn.Module):
         Parameters
         ----------
         photometry : Tensor, shape (N, F)
-            Features of the training set; one that never varies is only shifted.
+            Features of the training set. One that hardly varies there is not blown up: its spread counts as
+            at least 0.1 mag or arcsec. Within one field of sky the seeing and the extinction say little but
+            where on the field an object is, and another field's lie far outside their range.
         noise : Tensor, shape (C,)
             Typical pixel noise in each band, in the survey's flux unit, above zero.
         """
         std, mean = torch.std_mean(photometry, dim=0, correction=0)
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 0, std, 1.0))
+        self.std.copy_(std.clamp(min=_SMALLEST_SPREAD))
         self.noise.copy_(noise)
 
     def forward(self, photometry: torch.Tensor, patch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,7 +24,11 @@ def patchify(image_BCSS: torch.Tensor, patch_size: int, *, backend: str = "auto"
         If a named backend cannot run this problem.
     """
     if image_BCSS.ndim != 4 or image_BCSS.shape[2] != image_BCSS.shape[3]:
-        raise ConfigError(f"images have shape {tuple(image_BCSS.shape)}", expected="(batch, bands, side, side)")
+        raise ConfigError(
+            f"images have shape {tuple(image_BCSS.shape)}", expected="(batch, bands, side, side)"
+        )
     if image_BCSS.shape[2] % patch_size:
-        raise ConfigError(f"patch_size is {patch_size}", expected=f"a divisor of the side, {image_BCSS.shape[2]}")
+        raise ConfigError(
+            f"patch_size is {patch_size}", expected=f"a divisor of the side, {image_BCSS.shape[2]}"
+        )
     return OPERATOR.resolve(Problem.of(image_BCSS), backend).run(image_BCSS, patch_size)

@@ -1,1 +1,1 @@
-"""The truth: short eager PyTorch in float32 or float64, with no dispatch. Every fast path is checked against it."""
+"""The truth, which every fast path is checked against: short eager PyTorch in float32 or float64."""
