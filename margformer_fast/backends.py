@@ -172,7 +172,7 @@ class Operator:
                 where=self.name,
                 expected=f"auto or one of {', '.join(self.backends)}",
             )
-        lost = []
+        lost: list[tuple[str, tuple[str, ...]]] = []
         for implementation in self.implementations:
             if wanted not in (AUTO, implementation.name):
                 continue

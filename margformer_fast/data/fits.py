@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import DataError, FitsFormatError
 from ..ops.decode import Scaling, decode
-from ..ops.fits_header import BytesLike, Header, parse_header
+from ..ops.fits_header import BytesLike, Header, as_bytes, parse_header
 
 _DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _MAX_NUMPY_DIMENSIONS = 64
@@ -91,7 +91,7 @@ def image_from_bytes(buffer: BytesLike, hdu: int = 0, *, name: str | Path = "FIT
     """
     where = f"{name}, HDU {hdu}"
     try:
-        header = _header_of(buffer, hdu, where)
+        header = _header_of(as_bytes(buffer), hdu, where)
         _check_image(header, where)
         scaling = _scaling(header, where)
     except FitsFormatError as error:
@@ -105,12 +105,11 @@ def image_from_bytes(buffer: BytesLike, hdu: int = 0, *, name: str | Path = "FIT
     return FitsImage(array, scaling, header)
 
 
-def _header_of(buffer: BytesLike, hdu: int, where: str) -> Header:
+def _header_of(buffer: memoryview, hdu: int, where: str) -> Header:
     """Return the header of one HDU, having walked over those before it."""
-    size = memoryview(buffer).nbytes
     header = parse_header(buffer, 0)
     for index in range(hdu):
-        if header.next_offset >= size:
+        if header.next_offset >= len(buffer):
             raise FitsFormatError(f"the file has only {index + 1} HDUs", where=where)
         header = parse_header(buffer, header.next_offset)
     return header

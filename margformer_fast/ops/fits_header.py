@@ -11,7 +11,7 @@ from ..backends import AUTO, Implementation, Operator, Problem, not_compiled, no
 from ..reference.fits_header import Header, HeaderValue, Malformed
 from ..reference.fits_header import parse_header as _reference
 
-__all__ = ["BytesLike", "Header", "HeaderValue", "parse_header"]
+__all__ = ["BytesLike", "Header", "HeaderValue", "as_bytes", "parse_header"]
 
 BytesLike = bytes | bytearray | memoryview | mmap.mmap | np.ndarray
 
@@ -29,6 +29,12 @@ OPERATOR = Operator(
         Implementation("reference", _reference, not_in_memory),
     ),
 )
+
+
+def as_bytes(buffer: BytesLike) -> memoryview:
+    """Return a dense view of a buffer, byte by byte; nothing is copied."""
+    # NumPy's type stubs declare the buffer protocol from Python 3.12 on.
+    return memoryview(buffer).cast("B")  # type: ignore[arg-type]
 
 
 def parse_header(buffer: BytesLike, offset: int = 0, *, backend: str = AUTO) -> Header:
@@ -56,6 +62,6 @@ def parse_header(buffer: BytesLike, offset: int = 0, *, backend: str = AUTO) -> 
     BackendUnavailable
         If a named backend cannot run.
     """
-    view = memoryview(buffer).cast("B")
+    view = as_bytes(buffer)
     problem = Problem("cpu", "uint8", ((view.nbytes,),))
     return OPERATOR.resolve(problem, backend).run(view, offset)

@@ -25,7 +25,6 @@ INT64_MAX = 2**63 - 1
 
 HeaderValue = bool | int | float | str | None
 
-_TOKEN = re.compile(r"[^ /]*")
 _STRING = re.compile(r"'((?:[^']|'')*)('?)")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([EeDd][+-]?[0-9]+)?")
@@ -251,16 +250,16 @@ def _continue(entry: _Entry, card: _Card) -> _Entry | None:
 def _value(value_field: str) -> HeaderValue | Malformed:
     """Return what follows the value indicator of a card, up to its comment."""
     value_field = value_field.lstrip(" ")
-    if value_field.startswith("'"):
-        match = _STRING.match(value_field)
-        if not match[2]:
-            return Malformed("the string is not closed", "")
-        value: HeaderValue | Malformed = match[1].replace("''", "'").rstrip(" ")
+    value: HeaderValue | Malformed
+    string = _STRING.match(value_field)
+    if string is None:
+        token = re.split("[ /]", value_field)[0]
+        value, rest = _word(token), value_field[len(token) :]
+    elif not string[2]:
+        return Malformed("the string is not closed", "")
     else:
-        match = _TOKEN.match(value_field)
-        value = _word(match[0])
-    rest = value_field[match.end() :].lstrip(" ")
-    if rest and not rest.startswith("/"):
+        value, rest = string[1].replace("''", "'").rstrip(" "), value_field[string.end() :]
+    if rest.strip(" ") and not rest.lstrip(" ").startswith("/"):
         return Malformed("text follows the value", "")
     return value
 
