@@ -141,7 +141,7 @@ def _centre(
         moment = np.stack([(weight * down).sum(-1), (weight * along).sum(-1)], axis=-1)
         step = np.divide(2 * moment, total[:, None], out=np.zeros_like(moment), where=total[:, None] > 0)
         shift = shift + np.clip(step, -1, 1)
-    inside = (np.abs(shift) <= MAX_SHIFT).all(axis=-1)
+    inside = np.asarray((np.abs(shift) <= MAX_SHIFT).all(axis=-1))
     return np.where(inside[:, None], shift, 0.0), inside
 
 
