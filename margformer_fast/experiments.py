@@ -73,8 +73,8 @@ class Preset:
         Layers of the encoder; None for the published depth.
     dropout : bool
         Whether to drop out as published; a run of few epochs underfits and is better without.
-    pretrain, finetune, supervised, probe : FitConfig
-        The stages.
+    pretrain, finetune, supervised, probe, photometry : FitConfig
+        The stages; the last is the baseline that sees no image.
     runs : int
         Runs over which results are averaged.
     num_compact, num_faint : int
@@ -89,6 +89,7 @@ class Preset:
     finetune: FitConfig
     supervised: FitConfig
     probe: FitConfig
+    photometry: FitConfig
     runs: int
     num_compact: int
     num_faint: int
@@ -125,8 +126,9 @@ PRESETS = {
         dropout=False,
         pretrain=FitConfig(4, 4, 256, 3e-3, "cosine", clip_norm=1.0),
         finetune=FitConfig(8, 8, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
-        supervised=FitConfig(16, 16, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
+        supervised=FitConfig(8, 8, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
         probe=FitConfig(60, 10, 256, 1e-2, "cosine"),
+        photometry=FitConfig(15, 15, 128, 2e-3, "cosine", weight_decay=1e-2),
         runs=2,
         num_compact=18_000,
         num_faint=9_000,
@@ -140,6 +142,7 @@ PRESETS = {
         finetune=FitConfig(100, 30, 512, 1e-3),
         supervised=FitConfig(300, 30, 512, 1e-3),
         probe=FitConfig(100, 10, 512, 3e-4, weight_decay=1e-4),
+        photometry=FitConfig(300, 30, 512, 1e-3),
         runs=3,
         num_compact=240_000,
         num_faint=150_000,

@@ -26,7 +26,7 @@ from .files import read_json, write_json
 from .learning.checkpoint import load_model, save_model
 from .learning.classify import predict, train_classifier
 from .learning.pretrain import pretrain
-from .learning.probe import train_probe
+from .learning.probe import probabilities, train_probe
 from .learning.samples import Samples
 from .nn.inputs import ScaledEncoder
 from .reference.random import derive_seed
@@ -278,20 +278,22 @@ def _learn(
                 **common,
             )
         }
+        x_train, x_val, x_test = (
+            _embedding(model, samples, use_photometry=shown, precision=settings.precision)
+            for samples in (train, val, test)
+        )
         probe, history["probe"] = train_probe(
-            model,
-            train,
-            val,
+            (x_train, train.label),
+            (x_val, val.label),
+            len(train.classes),
             preset.fit("probe", len(train)),
             kind=settings.probe,
-            use_photometry=shown,
+            name="probe",
             label=f"{label} probe",
-            **common,
+            seed=seed,
+            directory=place,
         )
-        _, embedding = predict(model, test, use_photometry=shown, precision=settings.precision)
-        with torch.no_grad():
-            logits = probe(torch.from_numpy(embedding).to(test.device)).double()
-        probed = Outcome("simclr-probe", seed, logits.softmax(dim=1).cpu().numpy(), history, embedding)
+        probed = Outcome("simclr-probe", seed, probabilities(probe, x_test), history, x_test.cpu().numpy())
         stage = preset.fit("finetune", len(train))
     else:
         probed, stage = None, preset.fit("supervised", len(train))
@@ -319,6 +321,7 @@ def _learn(
         probability, _ = predict(blind, test, use_photometry=False, precision=settings.precision)
         outcomes.append(Outcome("images-only", seed, probability, {"images-only": curve}))
     if "features" in settings.baselines:
+        outcomes.append(_photometry_only(place, settings, train, val, test, seed, label))
         outcomes.append(_features_only(train, test, seed))
     columns = test.survey.columns
     # The separator learns nothing: one run says all.
@@ -326,6 +329,33 @@ def _learn(
         galaxy = survey_separator(columns["psfmag_r"], columns["modelmag_r"])
         outcomes.append(Outcome("survey-separator", seed, decisions(np.where(galaxy, 0, 1), 2)))
     return outcomes
+
+
+def _embedding(
+    model: ScaledEncoder, samples: Samples, *, use_photometry: bool, precision: str
+) -> torch.Tensor:
+    _, embedding = predict(model, samples, use_photometry=use_photometry, precision=precision)
+    return torch.from_numpy(embedding).to(samples.device)
+
+
+def _photometry_only(
+    place: Path, settings: RunSettings, train: Samples, val: Samples, test: Samples, seed: int, label: str
+) -> Outcome:
+    """Train the photometric branch by itself: what the encoder would be without images."""
+    scaling = _encoder(settings, train, seed).inputs
+    x_train, x_val, x_test = (scaling.scale_photometry(each.photometry) for each in (train, val, test))
+    probe, curve = train_probe(
+        (x_train, train.label),
+        (x_val, val.label),
+        len(train.classes),
+        PRESETS[settings.preset].fit("photometry", len(train)),
+        kind="deep",
+        name="photometry-only",
+        label=f"{label} photometry only",
+        seed=seed,
+        directory=place,
+    )
+    return Outcome("photometry-only", seed, probabilities(probe, x_test), {"photometry-only": curve})
 
 
 def _features_only(train: Samples, test: Samples, seed: int) -> Outcome:

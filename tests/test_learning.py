@@ -21,7 +21,7 @@ from margformer_fast.learning.classify import predict, train_classifier
 from margformer_fast.learning.device import pick_device, pick_precision
 from margformer_fast.learning.loop import Stage, batches, run_stage
 from margformer_fast.learning.pretrain import pretrain
-from margformer_fast.learning.probe import train_probe
+from margformer_fast.learning.probe import Probe, probabilities, train_probe
 from margformer_fast.learning.samples import Samples
 from margformer_fast.nn.inputs import ScaledEncoder
 
@@ -88,18 +88,25 @@ def test_hidden_photometry_is_not_seen(rng: np.random.Generator) -> None:
     assert model.embed(train.photometry, same_image).std(dim=0).max() > 0
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_probe_leaves_the_encoder_alone(tmp_path: Path, rng: np.random.Generator, kind: str) -> None:
-    train, val = samples(120, rng), samples(60, rng, "validation", objid_from=10_000)
-    model = encoder(train)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    config = FitConfig(30, 30, 32, 1e-2)
-    probe, history = train_probe(
-        model, train, val, config, kind=kind, use_photometry=True, precision="fp32", **where(tmp_path)
+@pytest.mark.parametrize("kind", ["linear", "mlp", "deep"])
+def test_probe_learns_what_there_is_to_learn(tmp_path: Path, rng: np.random.Generator, kind: str) -> None:
+    y = torch.from_numpy(rng.integers(0, 3, 400))
+    x = (
+        torch.nn.functional.one_hot(y, 3).float() * 1e4
+        + torch.from_numpy(rng.normal(0, 2e3, (400, 3))).float()
     )
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert max(h["val_accuracy"] for h in history) > 0.6
-    assert probe(torch.randn(3, 16)).shape == (3, 2)
+    config = FitConfig(30, 30, 32, 3e-3)
+    probe, history = train_probe(
+        (x[:300], y[:300]), (x[300:], y[300:]), 3, config, kind=kind, name="probe", **where(tmp_path)
+    )
+    assert min(h["val_loss"] for h in history) < 0.3
+    probability = probabilities(probe, x[300:])
+    assert (probability.argmax(axis=1) == y[300:].numpy()).mean() > 0.95
+
+
+def test_an_unknown_probe_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no probe 'cubic'"):
+        Probe("cubic", torch.randn(5, 2), 2)
 
 
 class CrashError(Exception):

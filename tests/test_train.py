@@ -98,7 +98,7 @@ def test_supervised_with_all_baselines(stores: dict[str, Path], tmp_path: Path) 
     )
     assert run("--exp", 1, "--data", stores["sg"], "--runs", 1, "--out", out, *options) == 0
     metrics = json.loads((out / "metrics.json").read_text())
-    assert set(metrics["methods"]) == {"supervised", "images-only", "features-only"}
+    assert set(metrics["methods"]) == {"supervised", "images-only", "photometry-only", "features-only"}
 
 
 @pytest.mark.parametrize("kill_at", ["pretrain", "finetune"])

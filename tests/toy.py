@@ -11,7 +11,7 @@ from margformer_fast.data.survey import SDSS, Survey
 def toy_survey(
     n: int, rng: np.random.Generator, *, classes: tuple[int, ...] = (0, 2), objid_from: int = 1
 ) -> Survey:
-    """Make `n` objects whose class (index into CLASSES) shows in their width and, less, in a colour."""
+    """Make `n` objects whose class (index into CLASSES) shows in their width and their magnitude."""
     label = rng.choice(classes, n).astype(np.int8)
     label[: len(classes)] = classes
     width = np.array([3.0, 2.2, 1.5])[label] * rng.uniform(0.9, 1.1, n)
@@ -23,7 +23,7 @@ def toy_survey(
     stamps = flux[:, :, None, None] * shape[:, None] + rng.normal(0, 0.01, (n, 5, 32, 32))
     magnitude = 22.5 - 2.5 * np.log10(flux) + rng.normal(0, 0.05, (n, 5)) + 0.3 * label[:, None]
     extinction = rng.uniform(0.05, 0.2, (n, 1)) * np.array(SDSS.extinction_ratios)
-    radius = rng.uniform(0.1, 0.4, (n, 5))
+    radius = np.array([0.45, 0.28, 0.1])[label][:, None] * rng.uniform(0.8, 1.2, (n, 5))
     per_band = np.stack([magnitude - extinction, radius, np.full((n, 5), 1.2), extinction], axis=2)
     features = np.concatenate([per_band.reshape(n, 20), -np.diff(magnitude, axis=1)], axis=1)
     return Survey(

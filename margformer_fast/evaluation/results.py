@@ -15,6 +15,7 @@ METHOD_NAMES = {
     "simclr-probe": "SimCLR, frozen + probe",
     "supervised": "MargFormer, supervised",
     "images-only": "Images only",
+    "photometry-only": "Photometric branch only",
     "features-only": "Boosted trees on features",
     "survey-separator": "Survey separator",
 }

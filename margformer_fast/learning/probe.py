@@ -1,7 +1,8 @@
-"""A probe: what a frozen encoder's embedding tells about the classes."""
+"""A probe: what a fixed representation, an embedding or the photometry itself, tells about the classes."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +12,23 @@ from torch import nn
 
 from ..config import FitConfig
 from ..errors import ConfigError
-from ..nn.inputs import ScaledEncoder
-from .classify import predict
 from .loop import Stage, run_stage
-from .samples import Samples
 
-KINDS = ("linear", "mlp")
+KINDS = ("linear", "mlp", "deep")
+_HIDDEN = {"linear": (), "mlp": (512,), "deep": (1024, 512, 256, 64)}
+_DROPOUT = {"linear": 0.0, "mlp": 0.2, "deep": 0.25}
 
 
 class Probe(nn.Module):
-    """A classifier of standardised embeddings.
+    """A classifier of standardised vectors.
 
     Parameters
     ----------
-    kind : {"linear", "mlp"}
-        One linear map; or one hidden layer of 512 units with dropout 0.2, as published.
+    kind : {"linear", "mlp", "deep"}
+        One linear map; one hidden layer of 512 units with dropout 0.2, as published for probes; or the
+        layers of MargFormer's photometric branch, with its dropout of 0.25.
     embedding : Tensor, shape (N, D)
-        Embeddings of the training set, which set the scale.
+        Vectors of the training set, which set the scale.
     num_classes : int
         Number of classes.
     """
@@ -39,13 +40,13 @@ class Probe(nn.Module):
         std, mean = torch.std_mean(embedding, dim=0)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std + 1e-6)
-        dim = embedding.shape[1]
-        if kind == "linear":
-            self.layers = nn.Sequential(nn.Linear(dim, num_classes))
-        else:
-            self.layers = nn.Sequential(
-                nn.Linear(dim, 512), nn.ReLU(), nn.Dropout(0.2), nn.Linear(512, num_classes)
-            )
+        widths = (embedding.shape[1], *_HIDDEN[kind])
+        hidden = [
+            layer
+            for fan_in, fan_out in pairwise(widths)
+            for layer in (nn.Linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(_DROPOUT[kind]))
+        ]
+        self.layers = nn.Sequential(*hidden, nn.Linear(widths[-1], num_classes))
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """Return logits, shape (B, num_classes)."""
@@ -53,38 +54,35 @@ class Probe(nn.Module):
 
 
 def train_probe(
-    encoder: ScaledEncoder,
-    train: Samples,
-    val: Samples,
+    train: tuple[torch.Tensor, torch.Tensor],
+    val: tuple[torch.Tensor, torch.Tensor],
+    num_classes: int,
     config: FitConfig,
     *,
     kind: str,
-    use_photometry: bool,
-    precision: str,
     seed: int,
     directory: Path,
+    name: str,
     label: str,
 ) -> tuple[Probe, list[dict[str, float]]]:
-    """Train a probe on the embeddings of a frozen encoder.
+    """Train a probe.
 
     Parameters
     ----------
-    encoder : ScaledEncoder
-        Left as it is.
-    train, val : Samples
-        Labelled objects; their stamps are not augmented.
+    train, val : tuple of Tensor, shapes (N, D) and (N,)
+        Vectors and class indices.
+    num_classes : int
+        Number of classes.
     config : FitConfig
         How long and how fast.
-    kind : {"linear", "mlp"}
+    kind : {"linear", "mlp", "deep"}
         See :class:`Probe`.
-    use_photometry : bool
-        Whether the encoder sees the photometry.
-    precision : {"fp32", "bf16"}
-        Of the encoder's products.
     seed : int
         Seed of the run.
     directory : Path
-        Where ``probe.safetensors`` is kept, and found again by a resumed run.
+        Where ``<name>.safetensors`` is kept, and found again by a resumed run.
+    name : str
+        Of the stage.
     label : str
         Start of the progress line.
 
@@ -94,30 +92,24 @@ def train_probe(
         With the weights of the lowest validation loss.
     history : list of dict
         One entry an epoch; see :func:`margformer_fast.learning.loop.run_stage`.
-
-    Raises
-    ------
-    DataError
-        If a set lacks a class of the task or holds another.
     """
-    train.require_classes()
-    val.require_classes()
-
-    def embed(samples: Samples) -> torch.Tensor:
-        _, embedding = predict(encoder, samples, use_photometry=use_photometry, precision=precision)
-        return torch.from_numpy(embedding).to(samples.device)
-
-    h_train, h_val = embed(train), embed(val)
+    (x_train, y_train), (x_val, y_val) = train, val
     torch.manual_seed(seed)
-    probe = Probe(kind, h_train, len(train.classes)).to(train.device)
+    probe = Probe(kind, x_train, num_classes).to(x_train.device)
 
     def loss(rows: np.ndarray, _epoch: int) -> torch.Tensor:
-        return F.cross_entropy(probe(h_train[rows]), train.label[rows])
+        return F.cross_entropy(probe(x_train[rows]), y_train[rows])
 
     def validate() -> dict[str, float]:
-        logits = probe(h_val)
-        correct = (logits.argmax(dim=1) == val.label).float().mean()
-        return {"val_loss": F.cross_entropy(logits, val.label).item(), "val_accuracy": correct.item()}
+        logits = probe(x_val)
+        correct = (logits.argmax(dim=1) == y_val).float().mean()
+        return {"val_loss": F.cross_entropy(logits, y_val).item(), "val_accuracy": correct.item()}
 
-    stage = Stage("probe", 3, probe, len(train), config, loss, validate)
+    stage = Stage(name, 3, probe, len(x_train), config, loss, validate)
     return probe, run_stage(stage, seed=seed, directory=directory, label=label)
+
+
+@torch.no_grad()
+def probabilities(probe: Probe, x: torch.Tensor) -> np.ndarray:
+    """Return class probabilities of vectors (N, D) as float64, shape (N, C)."""
+    return probe.eval()(x).double().softmax(dim=1).cpu().numpy()

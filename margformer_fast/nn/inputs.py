@@ -55,9 +55,14 @@ class InputScaling(nn.Module):
         """Scale photometry (B, F) and patch tokens (B, P, p*p*C), whose bands run fastest."""
         if not self.active:
             return photometry, patch
-        photometry = ((photometry - self.mean) / self.std).clamp(-_FEATURE_LIMIT, _FEATURE_LIMIT)
         value = patch.unflatten(-1, (-1, len(self.noise)))
-        return photometry, torch.asinh(value / self.noise).flatten(-2)
+        return self.scale_photometry(photometry), torch.asinh(value / self.noise).flatten(-2)
+
+    def scale_photometry(self, photometry: torch.Tensor) -> torch.Tensor:
+        """Standardise photometry (B, F) alone."""
+        if not self.active:
+            return photometry
+        return ((photometry - self.mean) / self.std).clamp(-_FEATURE_LIMIT, _FEATURE_LIMIT)
 
 
 class ScaledEncoder(nn.Module):
