@@ -125,14 +125,14 @@ PRESETS = {
         depth=4,
         dropout=False,
         pretrain=FitConfig(4, 4, 256, 3e-3, "cosine", clip_norm=1.0),
-        finetune=FitConfig(8, 8, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
-        supervised=FitConfig(8, 8, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
+        finetune=FitConfig(6, 6, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
+        supervised=FitConfig(6, 6, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
         probe=FitConfig(60, 10, 256, 1e-2, "cosine"),
-        photometry=FitConfig(15, 15, 128, 2e-3, "cosine", weight_decay=1e-2),
+        photometry=FitConfig(10, 10, 128, 2e-3, "cosine", weight_decay=1e-2),
         runs=2,
         num_compact=18_000,
         num_faint=9_000,
-        max_train=8_000,
+        max_train=7_000,
     ),
     # The published sizes and durations.
     "paper": Preset(
