@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -260,7 +261,7 @@ def _learn(
 ) -> list[Outcome]:
     """Run every method once."""
     preset = PRESETS[settings.preset]
-    common = {"precision": settings.precision, "seed": seed, "directory": place}
+    common: dict[str, Any] = {"precision": settings.precision, "seed": seed, "directory": place}
     views = AugmentConfig()
     outcomes = []
     model = _encoder(settings, train, seed)

@@ -118,3 +118,14 @@ def test_patchify_refuses() -> None:
         patchify(torch.zeros(1, 5, 32, 32), 5)
     with pytest.raises(ConfigError, match="expected \\(batch, bands, side, side\\)"):
         patchify(torch.zeros(1, 5, 32, 31), 4)
+
+
+@pytest.mark.gpu
+def test_views_on_a_gpu_are_those_of_the_host(rng: np.random.Generator) -> None:
+    image = torch.from_numpy(rng.normal(size=(50, 5, 32, 32)).astype(np.float32))
+    objid = rng.integers(0, 2**62, 50)
+    host, device = (
+        augment_patchify(image.to(where), objid, AugmentConfig(), seed=1, epoch=2, num_views=2, patch_size=4)
+        for where in ("cpu", "cuda")
+    )
+    assert torch.equal(device.cpu(), host)

@@ -292,3 +292,25 @@ def test_devices_and_precisions() -> None:
             pick_device(name)
     with pytest.raises(ConfigError, match="precision"):
         pick_precision("fp8", CPU)
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_learns(tmp_path: Path, rng: np.random.Generator) -> None:
+    cuda = torch.device("cuda")
+    train, val = (
+        Samples(toy_survey(n, rng, objid_from=first), TASKS["sg"], cuda, "test")
+        for n, first in ((160, 1), (80, 10_000))
+    )
+    torch.manual_seed(0)
+    model = ScaledEncoder(TINY, 2)
+    model.inputs.fit(train.photometry.cpu(), torch.from_numpy(train.pixel_noise()))
+    model.to(cuda)
+    config = FitConfig(12, 12, 32, 5e-3, "cosine")
+    pretrain(
+        model, train, val, config, AugmentConfig(), photometry="hidden", precision="bf16", **where(tmp_path)
+    )
+    train_classifier(
+        model, train, val, config, AugmentConfig(), name="finetune", precision="bf16", **where(tmp_path)
+    )
+    probability, _ = predict(model, val, precision="bf16")
+    assert (probability.argmax(1) == val.label.cpu().numpy()).mean() > 0.85

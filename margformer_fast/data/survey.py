@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -119,7 +119,7 @@ class Survey:
 
     def __post_init__(self) -> None:
         n = len(self.objid)
-        rows = {
+        rows: dict[str, Sized] = {
             "ra": self.ra,
             "dec": self.dec,
             "label": self.label,

@@ -194,7 +194,7 @@ def _run_epoch(state: _State, epoch: int, seed: int, progress: Progress) -> dict
                 mend="Lower the learning rate, or check the data for extreme values.",
             )
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(stage.model.parameters(), config.clip_norm)
         state.optimizer.step()

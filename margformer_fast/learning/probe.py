@@ -33,6 +33,9 @@ class Probe(nn.Module):
         Number of classes.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, kind: str, embedding: torch.Tensor, num_classes: int) -> None:
         super().__init__()
         if kind not in KINDS:

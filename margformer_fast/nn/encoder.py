@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 
@@ -11,7 +11,6 @@ from .lvit import LViT
 from .margformer import MargFormer
 
 
-@runtime_checkable
 class Encoder(Protocol):
     """An ``nn.Module`` that represents objects and classifies the representation."""
 

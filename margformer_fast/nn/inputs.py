@@ -7,7 +7,7 @@ from torch import nn
 
 from ..config import ModelConfig
 from ..ops.patchify import patchify
-from .encoder import Encoder, make_encoder
+from .encoder import make_encoder
 
 _FEATURE_LIMIT = 10.0
 _SMALLEST_SPREAD = 0.1  # magnitudes or arcseconds
@@ -26,6 +26,10 @@ class InputScaling(nn.Module):
     config : ModelConfig
         Number of features and bands, and whether inputs are scaled at all.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    noise: torch.Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -55,7 +59,7 @@ class InputScaling(nn.Module):
         """Scale photometry (B, F) and patch tokens (B, P, p*p*C), whose bands run fastest."""
         if not self.active:
             return photometry, patch
-        value = patch.unflatten(-1, (-1, len(self.noise)))
+        value = patch.reshape(*patch.shape[:-1], -1, len(self.noise))
         return self.scale_photometry(photometry), torch.asinh(value / self.noise).flatten(-2)
 
     def scale_photometry(self, photometry: torch.Tensor) -> torch.Tensor:
@@ -80,7 +84,7 @@ class ScaledEncoder(nn.Module):
         super().__init__()
         self.config, self.num_classes = config, num_classes
         self.inputs = InputScaling(config)
-        self.encoder: Encoder = make_encoder(config, num_classes)
+        self.encoder = make_encoder(config, num_classes)
 
     def embed(self, photometry: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:
         """Represent objects.

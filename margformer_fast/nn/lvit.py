@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -50,7 +52,7 @@ class _Block(nn.Module):
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         x_BTD = x_BTD + self.attn(x_BTD, self.norm1)
-        w1, w2 = self.mlp["0"], self.mlp["3"]
+        w1, w2 = cast(nn.Linear, self.mlp["0"]), cast(nn.Linear, self.mlp["3"])
         dropout = self.dropout if self.training else 0.0
         return x_BTD + feed_forward(
             x_BTD,

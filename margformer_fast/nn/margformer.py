@@ -5,7 +5,9 @@ Shapes: B batch, C bands, S side, P patches, T = P + 1 tokens, D dim, F features
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn
@@ -149,7 +151,8 @@ class MargFormer(nn.Module):
         patch_BPD = self.to_patch_embedding(image)
         cls_B1D = self.to_dnn(photometry)[:, None]
         x_BTD = torch.cat([cls_B1D, patch_BPD], dim=1) + self.pos_embedding
-        for attention, feed_forward_ in self.transformer["net"]["layers"]:
+        layers = cast(nn.ModuleDict, self.transformer["net"])["layers"]
+        for attention, feed_forward_ in cast(Iterable[nn.ModuleList], layers):
             x_BTD = feed_forward_(attention(x_BTD))
         return x_BTD[:, 0]
 

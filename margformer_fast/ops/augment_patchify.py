@@ -26,7 +26,8 @@ def _reference(
     view_VNCSS = augment(torch.nan_to_num(image_NCSS, nan=0.0), draws)
     if config.standardise:
         view_VNCSS = standardise(view_VNCSS)
-    return patchify(view_VNCSS.flatten(0, 1), patch_size).unflatten(0, view_VNCSS.shape[:2])
+    token_NPL = patchify(view_VNCSS.flatten(0, 1), patch_size)
+    return token_NPL.reshape(*view_VNCSS.shape[:2], *token_NPL.shape[1:])
 
 
 OPERATOR = Operator("augment_patchify", (Implementation("reference", _reference),))
