@@ -110,8 +110,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     options = parser().parse_args(arguments)
-    # Threads that spin while they wait starve each other when a machine has other work: fine-tuning ran at 70
-    # objects/s instead of 560 on two shared cores. Must be set before torch loads its thread library.
+    # Threads that spin while they wait starve each other when a machine has other work. Must be set before
+    # torch loads its thread library.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Imported here: --help and a mistyped option should not wait for torch.
     from .backends import use_backend
