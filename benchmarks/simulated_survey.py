@@ -16,9 +16,9 @@ from margformer_fast.cli import table
 from margformer_fast.data.margnet import read_margnet
 from margformer_fast.data.populations import EXPERIMENT3_EDGES, experiment3
 from margformer_fast.data.simulate import simulate
-from margformer_fast.data.stamps import Stamps
 from margformer_fast.data.survey import CLASSES, SDSS, TASKS, Survey
 from margformer_fast.evaluation.metrics import roc_auc
+from margformer_fast.ops.stamps import Stamps
 
 SHOWN = ("dered_u", "dered_r", "dered_z", "deVRad_u", "deVRad_r", "deVRad_z", "u_g", "g_r", "r_i", "i_z")
 

@@ -12,7 +12,6 @@ from torch import nn
 from toy import toy_survey
 
 from margformer_fast.config import LVIT, AugmentConfig, FitConfig, ModelConfig
-from margformer_fast.data.stamps import Stamps
 from margformer_fast.data.survey import SDSS, TASKS
 from margformer_fast.errors import ConfigError, DataError
 from margformer_fast.learning import loop
@@ -24,6 +23,7 @@ from margformer_fast.learning.pretrain import pretrain
 from margformer_fast.learning.probe import Probe, probabilities, train_probe
 from margformer_fast.learning.samples import Samples
 from margformer_fast.nn.inputs import ScaledEncoder
+from margformer_fast.ops.stamps import Stamps
 
 CPU = torch.device("cpu")
 TINY = ModelConfig(depth=1, dim=16, num_heads=2, hidden=32, slots=8, photometry_dropout=0.1)

@@ -13,9 +13,9 @@ import pytest
 from margformer_fast.data.margnet import RECIPES, is_margnet, published_experiment_split, read_margnet
 from margformer_fast.data.pickles import load_string_array
 from margformer_fast.data.splits import fingerprint
-from margformer_fast.data.stamps import Stamps
 from margformer_fast.data.survey import CLASSES, SDSS, TASKS, UNKNOWN, Survey
 from margformer_fast.errors import ConfigError, DataError
+from margformer_fast.ops.stamps import Stamps
 
 SUFFIXES = {
     (1, "sg"): "exp1",

@@ -9,9 +9,9 @@ import pytest
 from toy import toy_survey
 
 from margformer_fast.data.populations import POPULATIONS, cut, experiment3, population
-from margformer_fast.data.stamps import Stamps
 from margformer_fast.data.survey import CLASSES, SDSS, TASKS, Survey
 from margformer_fast.errors import ConfigError, DataError
+from margformer_fast.ops.stamps import Stamps
 
 GALAXY, QSO, STAR = range(3)
 

@@ -10,9 +10,9 @@ import pytest
 from sdss_files import BANDS, real_field
 
 from margformer_fast.data.sdss.check import IngestCheck, aperture_flux, centroids, check_ingest
-from margformer_fast.data.stamps import Stamps
 from margformer_fast.data.survey import CLASSES, SDSS, Survey
 from margformer_fast.errors import DataError
+from margformer_fast.ops.stamps import Stamps
 
 RADIUS = np.sqrt(61 / np.pi)
 SIGMA = 1.7  # pixels

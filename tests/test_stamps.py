@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from margformer_fast.data.stamps import Stamps
 from margformer_fast.errors import DataError
 from margformer_fast.ops.decode import Scaling
+from margformer_fast.ops.stamps import Stamps
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from astropy.io import fits
 from toy import toy_survey
 
 from margformer_fast.data.manifest import CATALOG, MANIFEST, SCHEMA
-from margformer_fast.data.stamps import Stamps
 from margformer_fast.data.store import (
     StoreWriter,
     is_store,
@@ -32,6 +31,7 @@ from margformer_fast.data.store import (
 from margformer_fast.data.survey import CLASSES, LSST, PROFILES, SDSS, Survey, SurveyProfile
 from margformer_fast.errors import ConfigError, DataError, OutputError
 from margformer_fast.files import sha256_file
+from margformer_fast.ops.stamps import Stamps
 
 
 def make_survey(rng: np.random.Generator, n: int, profile: SurveyProfile = SDSS) -> Survey:

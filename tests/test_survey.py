@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from toy import toy_survey
 
-from margformer_fast.data.stamps import Stamps
 from margformer_fast.data.survey import CLASSES, LSST, PROFILES, SDSS, TASKS, UNKNOWN
 from margformer_fast.errors import DataError
+from margformer_fast.ops.stamps import Stamps
 
 
 def test_features_have_the_published_names_and_order():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from margformer_fast.data.stamps import Stamps
 from margformer_fast.data.survey import SDSS, Survey
+from margformer_fast.ops.stamps import Stamps
 
 
 def toy_survey(

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, DataError
+from ..ops.stamps import Stamps
 from .pickles import holds_strings, load_string_array
 from .splits import Split, published_split
-from .stamps import Stamps
 from .survey import CLASSES, SDSS, TASKS, Survey
 
 EXPERIMENTS = (1, 2, 3)

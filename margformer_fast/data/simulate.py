@@ -14,10 +14,10 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import ConfigError
+from ..ops.stamps import Stamps
 from .photometry import measure
 from .profiles import DoubleGaussian, draw_elliptical, draw_round, profile_weights
 from .skymodel import Fields, Neighbours, Sources, draw_fields, draw_neighbours, draw_sky, draw_sources
-from .stamps import Stamps
 from .survey import CLASSES, SDSS, Survey, SurveyProfile
 
 BLOCK = 1024

@@ -25,6 +25,7 @@ import numpy as np
 from .. import __version__
 from ..errors import ConfigError, DataError, FitsFormatError, OutputError
 from ..files import atomic_directory, sha256_file
+from ..ops.stamps import Stamps
 from .fits import map_image
 from .fits_stream import Card, Column, ImageStream, TableStream
 from .manifest import (
@@ -37,7 +38,6 @@ from .manifest import (
     read_manifest,
     shard_name,
 )
-from .stamps import Stamps
 from .survey import CLASSES, UNKNOWN, Survey, SurveyProfile
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .stamps import Stamps
+from ..ops.stamps import Stamps
 
 CLASSES = ("GALAXY", "QSO", "STAR")
 """Class names; labels are indices into this tuple, in the alphabetical order of the published work."""

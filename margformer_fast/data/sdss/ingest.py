@@ -31,7 +31,7 @@ import numpy as np
 from ... import __version__
 from ...errors import ConfigError, DataError
 from ...files import sha256_file
-from ..stamps import Stamps
+from ...ops.stamps import Stamps
 from ..survey import CLASSES, SDSS, Survey
 from .catalogue import Catalogue, read_catalogue
 from .files import FieldFiles, find_fields

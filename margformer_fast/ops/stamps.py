@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import DataError
-from ..ops.decode import Scaling, checked_rows, decode
+from .decode import Scaling, checked_rows, decode
 
 
 @dataclass(frozen=True)
