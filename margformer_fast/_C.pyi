@@ -28,6 +28,39 @@ def decode(
     threads: int,
 ) -> None: ...
 
+class ViewSettings:
+    def __init__(
+        self,
+        *,
+        mode: str,
+        interpolation: str,
+        border: str,
+        max_angle_deg: float,
+        max_shift: float,
+        flips: bool,
+        jitter: float,
+        has_noise: bool,
+        standardise: bool,
+    ) -> None: ...
+
+def views(
+    *,
+    parts: list[np.ndarray],
+    rows: NDArray[np.int64],
+    objid: NDArray[np.int64] | None,
+    out: NDArray[np.float32],
+    bscale: float,
+    bzero: float,
+    blank: int | None,
+    settings: ViewSettings,
+    noise: NDArray[np.float32],
+    seed: int,
+    epoch: int,
+    num_views: int,
+    patch: int,
+    threads: int,
+) -> None: ...
+
 # values (a pair is why one cannot be read, and where), text, bitpix, shape, data offset and size, next offset
 def parse_header(
     buffer: memoryview, offset: int

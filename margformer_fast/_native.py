@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import logging
 import os
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -107,7 +108,10 @@ def cuda_why_not() -> tuple[str, ...]:
 
 
 def num_threads() -> int:
-    """Return how many threads the compiled module may use: MARGFORMER_NUM_THREADS, or the cores given to us.
+    """Return how many threads the compiled module may use.
+
+    MARGFORMER_NUM_THREADS if it is set; else as many as torch uses, if torch is there to be asked; else as
+    many as cores are given to us.
 
     Raises
     ------
@@ -115,6 +119,8 @@ def num_threads() -> int:
         If the variable is no positive integer.
     """
     wanted = os.environ.get(THREADS_VARIABLE)
+    if wanted is None and "torch" in sys.modules:
+        return cast("int", sys.modules["torch"].get_num_threads())
     if wanted is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not (wanted.isdecimal() and int(wanted) > 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -117,28 +118,80 @@ LVIT = ModelConfig(form="lvit", slots=32, depth=8, dim=256, hidden=1024, dropout
 
 @dataclass(frozen=True)
 class AugmentConfig(_Settings):
-    """Random views of a stamp, as published: rotate, shift by whole pixels, mirror.
+    """Random views of a stamp: rotated, shifted, mirrored; if asked also dimmed, noisier, standardised.
 
     Parameters
     ----------
+    mode : {"reference", "composed"}
+        ``"reference"`` is the published recipe: rotate, then shift by whole pixels, each time taking the
+        nearest pixel and zero outside, so that what leaves the frame in the first step is lost to the second.
+        ``"composed"`` samples once, with shifts by fractions of a pixel.
+    interpolation : {"nearest", "bilinear"}
+        Of the composed mode.
+    border : {"zero", "edge"}
+        What the composed mode reads outside a stamp: zero, or the nearest pixel of its edge.
     max_angle_deg : float
         Rotation is uniform in +- this.
     max_shift : float
         Shifts are uniform in +- this fraction of the side.
     flips : bool
         Whether to mirror, in either direction with even odds.
+    jitter : float
+        Each band is multiplied by 1 + u, u uniform in +- this: an error of the photometric calibration.
+    noise : float or tuple of float
+        Standard deviation of Gaussian noise added to every pixel, in the unit of the pixels; one for all
+        bands or one a band.
     standardise : bool
-        Bring each band of each view to zero mean and unit spread (the published three-class recipe).
+        Bring each band of each view to zero mean and unit spread (the published three-class recipe), last.
     """
 
+    mode: str = "reference"
+    interpolation: str = "nearest"
+    border: str = "zero"
     max_angle_deg: float = 180.0
     max_shift: float = 0.1
     flips: bool = True
+    jitter: float = 0.0
+    noise: float | tuple[float, ...] = 0.0
     standardise: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.noise, list):  # from JSON
+            object.__setattr__(self, "noise", tuple(self.noise))
+        for name, choices in (
+            ("mode", ("reference", "composed")),
+            ("interpolation", ("nearest", "bilinear")),
+            ("border", ("zero", "edge")),
+        ):
+            expected = " or ".join(repr(choice) for choice in choices)
+            _require(getattr(self, name) in choices, name, getattr(self, name), expected)
+        if self.mode == "reference":
+            for name, only in (("interpolation", "nearest"), ("border", "zero")):
+                expected = f"{only!r} in the reference mode; mode='composed' has others"
+                _require(getattr(self, name) == only, name, getattr(self, name), expected)
         _require(0 <= self.max_angle_deg <= 180, "max_angle_deg", self.max_angle_deg, "in [0, 180]")
         _require(0 <= self.max_shift < 1, "max_shift", self.max_shift, "in [0, 1)")
+        _require(0 <= self.jitter < 1, "jitter", self.jitter, "in [0, 1)")
+        for each in self.noise if isinstance(self.noise, tuple) else (self.noise,):
+            _require(0 <= each < math.inf, "noise", self.noise, "0 or more, finite")
+
+    def noise_by_band(self, num_bands: int) -> tuple[float, ...]:
+        """Return the standard deviation of the noise in each band.
+
+        Raises
+        ------
+        ConfigError
+            If `noise` is given for another number of bands.
+        """
+        if not isinstance(self.noise, tuple):
+            return (float(self.noise),) * num_bands
+        _require(
+            len(self.noise) == num_bands,
+            "noise",
+            self.noise,
+            f"one value, or one for each of {num_bands} bands",
+        )
+        return self.noise
 
 
 @dataclass(frozen=True)

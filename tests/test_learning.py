@@ -81,9 +81,9 @@ def test_pretraining_brings_views_together(tmp_path: Path, rng: np.random.Genera
 def test_hidden_photometry_is_not_seen(rng: np.random.Generator) -> None:
     train = samples(8, rng)
     model = encoder(train).eval()
-    image = train.images(np.arange(8))
+    image = train.tokens(np.arange(8), 4)
     assert torch.equal(model.embed(None, image), model.embed(None, image))
-    same_image = image[:1].expand(8, -1, -1, -1)
+    same_image = image[:1].expand(8, -1, -1)
     assert model.embed(None, same_image).std(dim=0).max() == 0
     assert model.embed(train.photometry, same_image).std(dim=0).max() > 0
 
@@ -248,7 +248,7 @@ def test_samples_refuse_what_cannot_be_learned_from(rng: np.random.Generator) ->
     pixels[5, 2, :16] = 0.5
     patched = Samples(replace(survey, stamps=Stamps((pixels,))), TASKS["sg"], CPU, "training")
     assert patched.missing_pixels == 16 * 32
-    assert torch.isfinite(patched.images(np.arange(12))).all()
+    assert torch.isfinite(patched.tokens(np.arange(12), 4)).all()
     with pytest.raises(DataError, match="training set has no QSO"):
         Samples(survey, TASKS["sgq"], CPU, "training").require_classes()
     with pytest.raises(DataError, match="label outside the task"):
@@ -268,17 +268,14 @@ def test_pixel_noise_is_the_noise(rng: np.random.Generator) -> None:
 def test_input_scaling(rng: np.random.Generator) -> None:
     train = samples(40, rng)
     inputs = encoder(train).inputs
-    image = train.images(np.arange(40))
-    from margformer_fast.ops.patchify import patchify
-
-    photometry, patch = inputs(train.photometry, patchify(image, 4))
+    token = train.tokens(np.arange(40), 4)
+    photometry, patch = inputs(train.photometry, token)
     varying = train.photometry.std(dim=0) > 0.1
     assert not varying.all(), "the toy survey's seeing never varies"
     assert photometry.abs()[:, ~varying].max() < 10
     torch.testing.assert_close(photometry.mean(dim=0), torch.zeros(24), atol=1e-4, rtol=0)
     torch.testing.assert_close(photometry.std(dim=0, correction=0)[varying], torch.ones(int(varying.sum())))
-    expected = patchify(torch.asinh(image / inputs.noise[:, None, None]), 4)
-    torch.testing.assert_close(patch, expected)
+    torch.testing.assert_close(patch, torch.asinh(token / inputs.noise.repeat(16)))
     raw = ScaledEncoder(replace(TINY, scale_inputs=False), 2).inputs
     assert raw(train.photometry, patch) == (train.photometry, patch)
 

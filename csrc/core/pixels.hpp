@@ -7,6 +7,7 @@
 #include <string>
 #include <type_traits>
 
+#include "core/bits.hpp"
 #include "core/error.hpp"
 #include "core/platform.hpp"
 
@@ -75,14 +76,6 @@ using BitsOf =
                        std::conditional_t<sizeof(T) == 2, std::uint16_t,
                                           std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>>>;
 
-template <typename To, typename From>
-MF_HOST_DEVICE To bit_cast(const From& from) {
-    static_assert(sizeof(To) == sizeof(From), "bit_cast needs equal sizes");
-    To to;
-    std::memcpy(&to, &from, sizeof(To));
-    return to;
-}
-
 // Written with shifts: compilers know this as their byte-swap instruction, and vectorise it.
 template <typename Bits>
 MF_HOST_DEVICE Bits swap_bytes(Bits x) {
@@ -116,9 +109,6 @@ MF_HOST_DEVICE T load_pixel(const unsigned char* address) {
     return bit_cast<T>(Swapped ? swap_bytes(bits) : bits);
 }
 
-// One NaN for all: hardware differs in what it makes of a payload that goes through arithmetic.
-MF_HOST_DEVICE float quiet_nan() { return bit_cast<float>(std::uint32_t{0x7fc00000u}); }
-
 // The physical value, computed in float64 and rounded once. Compile without contraction of a * b + c.
 template <typename T>
 MF_HOST_DEVICE float physical_value(T stored, const Scaling& scaling) {
@@ -149,40 +139,38 @@ struct PixelDecoder {
     }
 };
 
+namespace detail {
+
+template <typename T, typename Visit>
+MF_ALWAYS_INLINE void with_decoder_of(bool swapped, const Scaling& scaling, const Visit& visit) {
+    if constexpr (std::is_same_v<T, float>) {
+        if (scaling.is_identity()) {
+            return swapped ? visit(PixelDecoder<float, true, true>{scaling})
+                           : visit(PixelDecoder<float, false, true>{scaling});
+        }
+    }
+    if (swapped && sizeof(T) > 1) return visit(PixelDecoder<T, (sizeof(T) > 1), false>{scaling});
+    return visit(PixelDecoder<T, false, false>{scaling});
+}
+
+}  // namespace detail
+
 // Call visit(decoder) with the decoder of this type, byte order and scaling.
 template <typename Visit>
-void with_decoder(const PixelLayout& layout, const Scaling& scaling, Visit&& visit) {
-    const auto of_type = [&](auto pixel) {
-        using T = decltype(pixel);
-        if constexpr (std::is_same_v<T, float>) {
-            if (scaling.is_identity()) {
-                if (layout.swapped) {
-                    visit(PixelDecoder<float, true, true>{scaling});
-                } else {
-                    visit(PixelDecoder<float, false, true>{scaling});
-                }
-                return;
-            }
-        }
-        if (layout.swapped && sizeof(T) > 1) {
-            visit(PixelDecoder<T, (sizeof(T) > 1), false>{scaling});
-        } else {
-            visit(PixelDecoder<T, false, false>{scaling});
-        }
-    };
+MF_ALWAYS_INLINE void with_decoder(const PixelLayout& layout, const Scaling& scaling, const Visit& visit) {
     switch (layout.type) {
         case PixelType::uint8:
-            return of_type(std::uint8_t{});
+            return detail::with_decoder_of<std::uint8_t>(layout.swapped, scaling, visit);
         case PixelType::int16:
-            return of_type(std::int16_t{});
+            return detail::with_decoder_of<std::int16_t>(layout.swapped, scaling, visit);
         case PixelType::int32:
-            return of_type(std::int32_t{});
+            return detail::with_decoder_of<std::int32_t>(layout.swapped, scaling, visit);
         case PixelType::int64:
-            return of_type(std::int64_t{});
+            return detail::with_decoder_of<std::int64_t>(layout.swapped, scaling, visit);
         case PixelType::float32:
-            return of_type(float{});
+            return detail::with_decoder_of<float>(layout.swapped, scaling, visit);
         case PixelType::float64:
-            return of_type(double{});
+            return detail::with_decoder_of<double>(layout.swapped, scaling, visit);
     }
 }
 

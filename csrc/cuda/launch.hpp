@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/pixels.hpp"
+#include "core/view_block.hpp"
 
 namespace margformer::cuda {
 
@@ -26,5 +27,9 @@ struct Queue {
 // 0 .. shape[0] - 1 is not read and gives NaN.
 void decode(const unsigned char* first, const PixelLayout& layout, const Scaling& scaling,
             const std::int64_t* rows, std::int64_t num_rows, float* out, const Queue& queue);
+
+// As cpu::views, for stamps in one buffer; `noise` and all else that is pointed to lies on the device. A row
+// outside gives NaN.
+void views(const BlockProblem& problem, const Scaling& scaling, float* out, const Queue& queue);
 
 }  // namespace margformer::cuda

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from ..config import AugmentConfig, FitConfig
 from ..nn.inputs import ScaledEncoder
-from ..ops.augment_patchify import augment_patchify
 from .device import autocast
 from .loop import Stage, run_stage
 from .samples import Samples
@@ -73,9 +72,8 @@ def train_classifier(
     model.to(train.device)
 
     def loss(rows: np.ndarray, epoch: int) -> torch.Tensor:
-        patch_NPL = augment_patchify(
-            train.images(rows),
-            train.survey.objid[rows],
+        patch_NPL = train.views(
+            rows,
             augmentation,
             seed=seed,
             epoch=epoch,
@@ -127,8 +125,9 @@ def predict(
     probability, embedding = [], []
     for start in range(0, len(samples), _PREDICT_BATCH):
         rows = np.arange(start, min(start + _PREDICT_BATCH, len(samples)))
+        token_NPL = samples.tokens(rows, model.config.patch_size)
         with autocast(samples.device, precision):
-            h_ND = model.embed(samples.photometry[rows] if use_photometry else None, samples.images(rows))
+            h_ND = model.embed(samples.photometry[rows] if use_photometry else None, token_NPL)
             logits = model.head(h_ND)
         probability.append(logits.double().softmax(dim=1).cpu().numpy())
         embedding.append(h_ND.float().cpu().numpy())

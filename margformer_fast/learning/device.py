@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 
 import torch
 
 from ..errors import ConfigError
+from ..ops.resident_stamps import ResidentStamps
+from ..ops.stamps import Stamps
 
 PRECISIONS = ("auto", "fp32", "bf16")
+
+_SHARE_FOR_STAMPS = 0.5  # of a GPU's free memory; the model and its activations need the rest
+_log = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
@@ -45,3 +51,21 @@ def pick_precision(name: str, device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Return a context in which products run in bf16 if `precision` says so."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def near(stamps: Stamps, device: torch.device) -> Stamps | ResidentStamps:
+    """Return stamps as a batch is best made for a device.
+
+    On a GPU that is its own memory, from which views are made without a transfer; stamps that would take more
+    than half of what is free there stay on the host, which then makes the views.
+    """
+    if device.type != "cuda":
+        return stamps
+    num_bytes = ResidentStamps.bytes_needed(stamps)
+    free, _ = torch.cuda.mem_get_info(device)
+    if num_bytes > _SHARE_FOR_STAMPS * free:
+        _log.warning(
+            "%.1f GB of stamps stay in main memory: %s has %.1f GB free.", num_bytes / 1e9, device, free / 1e9
+        )
+        return stamps
+    return ResidentStamps.upload(stamps, device)

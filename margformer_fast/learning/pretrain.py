@@ -11,7 +11,6 @@ from ..config import AugmentConfig, FitConfig
 from ..errors import ConfigError
 from ..nn.inputs import ScaledEncoder
 from ..nn.simclr import SimCLR
-from ..ops.augment_patchify import augment_patchify
 from ..ops.nt_xent import nt_xent
 from .device import autocast
 from .loop import Stage, run_stage
@@ -78,9 +77,8 @@ def pretrain(
     model = SimCLR(encoder, encoder.config.dim, hidden=_PROJECTOR_WIDTH[encoder.config.form]).to(train.device)
 
     def loss(samples: Samples, rows: np.ndarray, epoch: int) -> torch.Tensor:
-        patch_VNPL = augment_patchify(
-            samples.images(rows),
-            samples.survey.objid[rows],
+        patch_VNPL = samples.views(
+            rows,
             augmentation,
             seed=seed,
             epoch=epoch,

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..config import AugmentConfig
 from ..data.survey import CLASSES, Survey
 from ..errors import DataError
+from ..ops.augment_patchify import augment_patchify
+from ..ops.decode_patchify import decode_patchify
+from .device import near
 
 _CHECK_CHUNK = 2048
 
@@ -33,6 +37,8 @@ class Samples:
         Index into `classes`; -1 for an object of another or unknown class.
     photometry : Tensor of float32, shape (N, F)
         Features in survey units.
+    stamps : Stamps or ResidentStamps
+        Raw pixels: in the memory of the device if they fit there, else where the survey has them.
     missing_pixels : int
         Pixels without a finite value, which are read as zero.
 
@@ -51,14 +57,40 @@ class Samples:
         self._check_features()
         self.photometry = torch.from_numpy(survey.features.astype(np.float32)).to(device)
         self.missing_pixels = self._check_stamps()
+        self.stamps = near(survey.stamps, device)
 
     def __len__(self) -> int:
         return len(self.survey)
 
-    def images(self, rows: np.ndarray) -> torch.Tensor:
-        """Return stamps at `rows` as float32 (n, C, S, S); pixels without a finite value are zero."""
-        image = torch.from_numpy(self.survey.stamps.decode(rows))
-        return torch.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0).to(self.device)
+    def tokens(self, rows: np.ndarray, patch_size: int) -> torch.Tensor:
+        """Return stamps at `rows` as patch tokens (n, P, p*p*C), as they are.
+
+        As in views, pixels without a finite value are zero.
+        """
+        return decode_patchify(self.stamps, rows, patch_size=patch_size).to(self.device)
+
+    def views(
+        self,
+        rows: np.ndarray,
+        augmentation: AugmentConfig,
+        *,
+        seed: int,
+        epoch: int,
+        num_views: int,
+        patch_size: int,
+    ) -> torch.Tensor:
+        """Return random views of stamps at `rows` as patch tokens (V, n, P, p*p*C)."""
+        token_VNPL = augment_patchify(
+            self.stamps,
+            rows,
+            self.survey.objid[rows],
+            augmentation,
+            seed=seed,
+            epoch=epoch,
+            num_views=num_views,
+            patch_size=patch_size,
+        )
+        return token_VNPL.to(self.device)
 
     def counts(self) -> dict[str, int]:
         """Return the number of objects of each class of the task, and of any other under ``other``."""
@@ -92,7 +124,8 @@ class Samples:
         1.4826 times the median absolute deviation of all pixels: stamps are mostly sky.
         """
         rows = np.linspace(0, len(self) - 1, min(limit, len(self))).astype(np.int64)
-        value = self.images(rows).transpose(0, 1).flatten(1).cpu().numpy()
+        pixels = self.survey.stamps.decode(rows)
+        value = np.where(np.isfinite(pixels), pixels, 0).swapaxes(0, 1).reshape(pixels.shape[1], -1)
         deviation = np.abs(value - np.median(value, axis=1, keepdims=True))
         return 1.4826 * np.median(deviation, axis=1)
 

@@ -27,8 +27,17 @@ def patchify(image_BCSS: torch.Tensor, patch_size: int, *, backend: str = "auto"
         raise ConfigError(
             f"images have shape {tuple(image_BCSS.shape)}", expected="(batch, bands, side, side)"
         )
-    if image_BCSS.shape[2] % patch_size:
-        raise ConfigError(
-            f"patch_size is {patch_size}", expected=f"a divisor of the side, {image_BCSS.shape[2]}"
-        )
+    check_patch_size(patch_size, image_BCSS.shape[2])
     return OPERATOR.resolve(Problem.of(image_BCSS), backend).run(image_BCSS, patch_size)
+
+
+def check_patch_size(patch_size: int, size: int) -> None:
+    """Check that patches tile a stamp.
+
+    Raises
+    ------
+    ConfigError
+        If they do not.
+    """
+    if patch_size < 1 or size % patch_size:
+        raise ConfigError(f"patch_size is {patch_size}", expected=f"a divisor of the side, {size}")

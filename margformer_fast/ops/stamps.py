@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,6 +64,11 @@ class Stamps:
         """Side of a stamp in pixels."""
         return self.parts[0].shape[2]
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all parts are stored in one type and byte order."""
+        return len({part.dtype.str for part in self.parts}) == 1
+
     def select(self, rows: np.ndarray) -> Stamps:
         """Return the stamps at `rows` (int64 indices into these stamps); nothing is copied."""
         return replace(self, rows=rows if self.rows is None else self.rows[rows])
@@ -87,15 +93,46 @@ class Stamps:
         DataError
             If an index is not in 0 .. N - 1.
         """
-        indices = checked_rows(indices, len(self))
-        rows = indices if self.rows is None else self.rows[indices]
+        rows = self.rows_of(indices)
         if len(self.parts) == 1:
             return decode(self.parts[0], rows, self.scaling, backend=backend)
+        out = np.empty((len(rows), *self.parts[0].shape[1:]), np.float32)
+        for part, mine, local in self._by_part(rows):
+            out[mine] = decode(part, local, self.scaling, backend=backend)
+        return out
+
+    def stored(self, indices: np.ndarray) -> np.ndarray:
+        """Return pixels as they are stored, densely: shape (n, bands, size, size), byte order kept.
+
+        Raises
+        ------
+        DataError
+            If an index is not in 0 .. N - 1, or parts are stored in different types.
+        """
+        if not self.is_uniform:
+            dtypes = sorted({part.dtype.str for part in self.parts})
+            raise DataError(f"stamps are stored as {', '.join(dtypes)}", expected="one type")
+        rows = self.rows_of(indices)
+        out = np.empty((len(rows), *self.parts[0].shape[1:]), self.parts[0].dtype)
+        for part, mine, local in self._by_part(rows):
+            out[mine] = part[local]
+        return out
+
+    def rows_of(self, indices: np.ndarray | None) -> np.ndarray:
+        """Return where stamps stand in the concatenated parts, as int64.
+
+        Raises
+        ------
+        DataError
+            If an index is not in 0 .. N - 1.
+        """
+        indices = checked_rows(indices, len(self))
+        return indices if self.rows is None else self.rows[indices]
+
+    def _by_part(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield each part that `rows` fall in, which of them do, and where they stand in it."""
         ends = np.cumsum([len(part) for part in self.parts])
         owner = np.searchsorted(ends, rows, side="right")
-        out = np.empty((len(rows), *self.parts[0].shape[1:]), np.float32)
         for k in np.unique(owner):
             mine = np.flatnonzero(owner == k)
-            start = ends[k] - len(self.parts[k])
-            out[mine] = decode(self.parts[k], rows[mine] - start, self.scaling, backend=backend)
-        return out
+            yield self.parts[k], mine, rows[mine] - (ends[k] - len(self.parts[k]))

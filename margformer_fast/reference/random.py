@@ -40,7 +40,13 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
-def draw(seed: int, epoch: int, objid: np.ndarray, view: int) -> np.ndarray:
+FOR_GEOMETRY = 0
+FOR_NOISE = 1
+FOR_GAINS = 2
+"""What the words of a view are for: each purpose is a stream of its own. Gains take four bands a purpose."""
+
+
+def draw(seed: int, epoch: int, objid: np.ndarray, view: int, purpose: int = FOR_GEOMETRY) -> np.ndarray:
     """Four random words for each object.
 
     Parameters
@@ -52,7 +58,9 @@ def draw(seed: int, epoch: int, objid: np.ndarray, view: int) -> np.ndarray:
     objid : ndarray of int64, shape (N,)
         Identifiers of the objects.
     view : int
-        Which view of the object, in [0, 2**32).
+        Which view of the object, in [0, 2**24).
+    purpose : int
+        What the words are for, in [0, 2**8).
 
     Returns
     -------
@@ -63,13 +71,36 @@ def draw(seed: int, epoch: int, objid: np.ndarray, view: int) -> np.ndarray:
     counter[:, 0] = bits & _LOW
     counter[:, 1] = bits >> _HALF
     counter[:, 2] = epoch
-    counter[:, 3] = view
+    counter[:, 3] = view | purpose << 24
     return philox(counter, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
 
 
 def uniform(words: np.ndarray) -> np.ndarray:
     """Map random words to float64 in [0, 1), using 24 bits so that float32 code draws the same."""
     return (words >> np.uint32(8)).astype(np.float64) * 2.0**-24
+
+
+def normals(key: np.ndarray, count: int) -> np.ndarray:
+    """Draw standard normal deviates (Box & Muller 1958).
+
+    Parameters
+    ----------
+    key : ndarray of uint32, shape (2,)
+        Which stream.
+    count : int
+        How many of its first elements.
+
+    Returns
+    -------
+    ndarray of float64, shape (count,)
+        From words of 24 bits each, so none is beyond 5.77.
+    """
+    counter = np.zeros((-(-count // 4), 4), np.uint32)
+    counter[:, 0] = np.arange(len(counter))
+    word = philox(counter, (int(key[0]), int(key[1])))
+    radius = np.sqrt(-2.0 * np.log(uniform(word[:, 0::2]) + 2.0**-24))  # the logarithm of (0, 1]
+    turn = 2.0 * np.pi * uniform(word[:, 1::2])
+    return np.stack([radius * np.cos(turn), radius * np.sin(turn)], axis=-1).reshape(-1)[:count]
 
 
 def derive_seed(seed: int, *labels: int) -> int:

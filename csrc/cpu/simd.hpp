@@ -1,0 +1,77 @@
+// Vectors of floats, and one function compiled for several processors.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "core/platform.hpp"
+
+// The function is compiled several times and the loader picks for the processor at hand (x86-64-v3: AVX2, v4:
+// AVX-512). What it calls must be inlined into it to take part. Contraction of a * b + c is off for all of them,
+// so all give the same bits.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(MARGFORMER_NO_CLONES)
+#define MF_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define MF_CLONES
+#endif
+
+namespace margformer::cpu {
+
+// kCount floats at any address; arithmetic is element by element.
+template <int kCount>
+struct FloatLanes {
+    typedef float Type __attribute__((vector_size(kCount * sizeof(float))));
+    typedef int Index __attribute__((vector_size(kCount * sizeof(int))));
+};
+
+template <int kCount>
+MF_ALWAYS_INLINE typename FloatLanes<kCount>::Type load(const float* address) {
+    typename FloatLanes<kCount>::Type lanes;
+    std::memcpy(&lanes, address, sizeof(lanes));
+    return lanes;
+}
+
+template <typename Lanes>
+MF_ALWAYS_INLINE void store(float* address, Lanes lanes) {
+    std::memcpy(address, &lanes, sizeof(lanes));
+}
+
+// Write the first `count` lanes. Not inlined, and of a copy: lanes whose address is taken live in memory. (They
+// are never passed by value, for which processors differ in where they lie.)
+__attribute__((noinline)) inline void store_some(float* address, const void* lanes, std::int64_t count) {
+    std::memcpy(address, lanes, static_cast<std::size_t>(count) * sizeof(float));
+}
+
+namespace detail {
+
+// Which lanes of two rows, `kWidth` apart, make each of them after an exchange.
+template <int kCount, int kWidth, int... kLane>
+MF_ALWAYS_INLINE void exchange(typename FloatLanes<kCount>::Type* rows, std::integer_sequence<int, kLane...>) {
+    using Index = typename FloatLanes<kCount>::Index;
+    constexpr Index upper = {((kLane & kWidth) == 0 ? kLane : kCount + kLane - kWidth)...};
+    constexpr Index lower = {((kLane & kWidth) == 0 ? kLane + kWidth : kCount + kLane)...};
+    for (int i = 0; i < kCount; ++i) {
+        if ((i & kWidth) != 0) continue;
+        const auto a = rows[i];
+        const auto b = rows[i + kWidth];
+        rows[i] = __builtin_shuffle(a, b, upper);
+        rows[i + kWidth] = __builtin_shuffle(a, b, lower);
+    }
+}
+
+}  // namespace detail
+
+// Turn kCount rows of kCount floats, `stride` apart, into columns: to[j * to_stride + i] = from[i * stride + j].
+template <int kCount>
+MF_ALWAYS_INLINE void transpose(const float* from, std::int64_t stride, float* to, std::int64_t to_stride) {
+    constexpr auto lanes = std::make_integer_sequence<int, kCount>{};
+    typename FloatLanes<kCount>::Type rows[kCount];
+    for (int i = 0; i < kCount; ++i) rows[i] = load<kCount>(from + i * stride);
+    detail::exchange<kCount, 1>(rows, lanes);
+    detail::exchange<kCount, 2>(rows, lanes);
+    if constexpr (kCount == 8) detail::exchange<kCount, 4>(rows, lanes);
+    for (int j = 0; j < kCount; ++j) store(to + j * to_stride, rows[j]);
+}
+
+}  // namespace margformer::cpu
