@@ -166,9 +166,8 @@ def test_the_cuda_kernel_s_body_is_the_reference(
         np.int32,
     )
     real = np.array([0.5, 1.0, config.max_angle_deg, config.max_shift, config.jitter])
-    out = np.full(
-        (2, len(rows), (stamps.size // patch) ** 2, patch**2 * stamps.num_bands), np.nan, np.float32
-    )
+    plain = augment_patchify(stamps, rows, objid, config, patch_size=patch, backend="reference", **KEY)
+    out = np.full(plain.shape, np.nan, np.float32)
     shape, strides = np.array(array.shape, np.int64), np.array(array.strides, np.int64)
     block_views.views_by_block(
         ctypes.c_void_p(array.ctypes.data),
