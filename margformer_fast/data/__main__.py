@@ -97,6 +97,17 @@ def parser() -> Parser:
     one = add("verify", _verify, "check every file, row and pixel of a store", "verify survey")
     one.add_argument("folder", type=Path, metavar="DIR", help="a survey store")
 
+    one = add(
+        "show",
+        _show,
+        "draw stamps of a store beside the random views that training sees",
+        "show survey --out views.png",
+    )
+    one.add_argument("folder", type=Path, metavar="DIR", help="a survey store")
+    one.add_argument("--out", type=Path, required=True, metavar="FILE", help="the picture, a PNG file")
+    one.add_argument("--objects", type=count, default=6, metavar="N", help="how many, spread in r (6)")
+    add_seed(one)
+
     one = add("info", _info, "say what is in a store", "info survey")
     one.add_argument("folder", type=Path, metavar="DIR", help="a survey store")
     return top
@@ -234,6 +245,22 @@ def _verify(options: argparse.Namespace) -> int:
         print(f"{options.folder}: {len(check.problems)} {noun}")
         return FAILURE
     print(f"{options.folder}: sound; {manifest.count:,} objects in {len(manifest.files)} files")
+    return OK
+
+
+def _show(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from ..evaluation.figures import save_png
+    from ..evaluation.view_gallery import view_gallery
+    from .store import read_store
+
+    survey = read_store(options.folder)
+    shown = min(options.objects, len(survey))
+    order = np.argsort(survey.r_obs, kind="stable")
+    rows = order[np.linspace(0, len(survey) - 1, shown).astype(np.int64)]
+    save_png(view_gallery(survey, rows, seed=options.seed), options.out)
+    print(f"{options.out}: {shown} objects of {options.folder}")
     return OK
 
 
