@@ -1,4 +1,4 @@
-// What lets one header serve both the host compiler and nvcc.
+// What lets one header serve both the host compiler and nvcc, and what differs between machines.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -6,3 +6,10 @@
 #else
 #define MF_HOST_DEVICE inline
 #endif
+
+namespace margformer {
+
+// FITS stores the most significant byte first.
+constexpr bool kFitsIsSwapped = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+
+}  // namespace margformer
