@@ -74,7 +74,8 @@ def read_cutouts(
     paths : sequence of str, length F
         Uncompressed files of at most `MAX_FILE_BYTES`. Each is open only while it is read.
     hdus : sequence of int, length H
-        Which HDUs to take of each file, 0 for the first: images of one shape, square, of one or several planes.
+        Which HDUs to take of each file, 0 for the first: images of one shape, square, of one or several
+        planes.
     decode : bool
         Scale each image by itself to float32. By default pixels stay as they are stored, and BITPIX, BSCALE,
         BZERO and BLANK must be the same in all.
@@ -94,8 +95,8 @@ def read_cutouts(
     Raises
     ------
     DataError
-        For the first file, in the order given, that is missing, cannot be read, is too large, or differs in shape,
-        pixel type or scaling from the first image.
+        For the first file, in the order given, that is missing, cannot be read, is too large, or differs in
+        shape, pixel type or scaling from the first image.
     FitsFormatError
         ... or is damaged, or has no such image.
     ConfigError

@@ -52,24 +52,25 @@ def read_file(path: str) -> bytes:
     try:
         # Without O_NONBLOCK the opening of a pipe would wait for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise DataError("is no regular file", where=path)
-            if status.st_size > MAX_FILE_BYTES:
-                raise DataError(
-                    f"has {status.st_size:,} bytes",
-                    where=path,
-                    expected=f"a cut-out, at most {MAX_FILE_BYTES:,}",
-                )
-            with open(handle, "rb", closefd=False) as stream:
-                content = stream.read(status.st_size)
-        finally:
-            os.close(handle)
     except FileNotFoundError as error:
         raise DataError("is missing", where=path) from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"cannot be read: {reason}", where=path) from error
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError("is no regular file", where=path)
+        if status.st_size > MAX_FILE_BYTES:
+            raise DataError(
+                f"has {status.st_size:,} bytes", where=path, expected=f"a cut-out, at most {MAX_FILE_BYTES:,}"
+            )
+        with open(handle, "rb", closefd=False) as stream:
+            content = stream.read(status.st_size)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=path) from error
+    finally:
+        os.close(handle)
     if not content:
         raise FitsFormatError("the file is empty", where=path)
     return content
@@ -97,7 +98,8 @@ def read_cutouts(
     decode_each : bool
         Scale each image by itself.
     out : ndarray, shape (F, H, *layout.shape)
-        Filled with stored pixels (big-endian, of the layout's type), or with physical values in native float32.
+        Filled with stored pixels (big-endian, of the layout's type), or with physical values in native
+        float32.
     load : callable
         Returns the bytes of a file.
 
