@@ -36,7 +36,7 @@ def parse_header(
 
 # the first path, from `begin` on, that cannot be read as planned; the number of paths if there is none
 def read_cutouts(
-    paths: list[bytes],
+    paths: list[str],
     *,
     begin: int,
     hdus: Sequence[int],

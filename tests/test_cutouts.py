@@ -414,7 +414,8 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         "pipe.fits": "is no regular file",
         "loop.fits": "cannot be read: Too many levels of symbolic links",
         "large.fits": "has 67,108,865 bytes; expected a cut-out, at most 67,108,864",
-        "nul\0.fits": "cannot be read: embedded null byte",
+        "0000.fits\0": "cannot be read: embedded null byte",
+        "\ud800.fits": "cannot be read: 'utf-8' codec can't encode character",
         f"{'n' * 300}.fits": "cannot be read: File name too long",
     }.items():
         path = str(tmp_path / name)

@@ -21,13 +21,29 @@ namespace {
 
 using DenseBytes = py::array_t<std::uint8_t, py::array::c_style>;
 
-std::int64_t read_cutouts(const std::vector<std::string>& paths, std::int64_t begin,
+// Paths as the system has them. Names that no file can have become the empty one, which cannot be opened either:
+// Python would hand over a name that ends before a null byte.
+std::vector<std::string> encoded(const py::list& paths) {
+    std::vector<std::string> result;
+    result.reserve(paths.size());
+    for (const py::handle path : paths) {
+        const auto bytes = py::reinterpret_steal<py::bytes>(PyUnicode_EncodeFSDefault(path.ptr()));
+        if (!bytes && !PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) throw py::error_already_set();
+        PyErr_Clear();
+        result.emplace_back(bytes ? std::string(bytes) : std::string());
+        if (result.back().find('\0') != std::string::npos) result.back().clear();
+    }
+    return result;
+}
+
+std::int64_t read_cutouts(const py::list& list, std::int64_t begin,
                           std::vector<std::int64_t> hdus, int bitpix, const std::vector<std::int64_t>& shape,
                           double bscale, double bzero, std::optional<std::int64_t> blank, bool decode,
                           std::size_t max_file_size, DenseBytes& out, int threads) {
     if (shape.empty() || shape.size() > fits::kMaxImageAxes) {
         throw DataError("images have " + std::to_string(shape.size()) + " axes", "", "1 to 3");
     }
+    const std::vector<std::string> paths = encoded(list);
     cpu::CutoutPlan plan;
     plan.hdus = std::move(hdus);
     plan.expected.bitpix = bitpix;

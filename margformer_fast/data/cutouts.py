@@ -215,10 +215,7 @@ def _files_of_objects(
     if isinstance(paths, str | os.PathLike):
         return list(find_cutouts(paths, bands).values())
     objects = [
-        (os.fspath(of_object),)
-        if isinstance(of_object, str | os.PathLike)
-        else tuple(os.fspath(file) for file in of_object)
-        for of_object in paths
+        (of_object,) if isinstance(of_object, str) else _files_of_object(of_object) for of_object in paths
     ]
     if not objects or not objects[0]:
         raise DataError("there are no files to read", expected="at least one")
@@ -228,6 +225,10 @@ def _files_of_objects(
                 f"object {index} has {len(of_object)} files", expected=f"{len(objects[0])}, as object 0 has"
             )
     return objects
+
+
+def _files_of_object(files: AnyPath | Sequence[AnyPath]) -> tuple[str, ...]:
+    return tuple(os.fspath(file) for file in ([files] if isinstance(files, str | os.PathLike) else files))
 
 
 def _image_hdus(path: str, content: bytes) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,12 +23,11 @@ Loader = Callable[[str], bytes]
 def _compiled(
     paths: Sequence[str], hdus: Sequence[int], layout: ImageLayout, decode_each: bool, out: np.ndarray
 ) -> None:
-    encoded = [os.fsencode(path) for path in paths]
     flat = out.reshape(-1).view(np.uint8)
     done = 0
     while True:
         done = _native.compiled().read_cutouts(
-            encoded,
+            list(paths),
             begin=done,
             hdus=hdus,
             bitpix=layout.bitpix,
