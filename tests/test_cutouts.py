@@ -11,8 +11,10 @@ import re
 import resource
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import fitsio
 import numpy as np
@@ -54,8 +56,7 @@ def as_file(*planes: np.ndarray, empty_primary: bool = False, **cards: Any) -> b
     hdus = [fits.PrimaryHDU()] if empty_primary else []
     for stored in planes:
         hdu = fits.ImageHDU(stored) if hdus else fits.PrimaryHDU(stored)
-        for key, value in cards.items():
-            hdu.header[key] = value
+        hdu.header.update(cards)
         hdus.append(hdu)
     stream = io.BytesIO()
     fits.HDUList(hdus).writeto(stream, output_verify="ignore")
@@ -80,11 +81,18 @@ def outcome(run: Callable[[str], Stamps], backend: str) -> tuple[object, ...]:
 
 
 def read(paths: Any, **options: Any) -> Stamps:
-    """Read by both backends, which must agree in everything; return the stamps or raise the error."""
+    """Read by both backends, which must agree in everything; return the stamps or raise the error.
+
+    What the compiled reader cannot read, it leaves to the reference, so that words agree by themselves. Right
+    files, however odd, it must read without that help, or it would only be slow.
+    """
     cpp, reference = (
         outcome(lambda name: read_cutouts(paths, backend=name, **options), backend) for backend in BACKENDS
     )
     assert cpp == reference
+    if not isinstance(cpp[0], type):
+        with mock.patch.object(images, "_reference", side_effect=AssertionError("left to the reference")):
+            assert outcome(lambda name: read_cutouts(paths, backend=name, **options), "cpp") == cpp
     return read_cutouts(paths, backend="cpp", **options)
 
 
@@ -289,6 +297,14 @@ def test_scalings_that_differ(
     if "BLANK" in cards:
         wanted[odd][stored[odd] == cards["BLANK"]] = np.nan
     np.testing.assert_array_equal(read(paths, decode=True).parts[0], wanted.astype(np.float32))
+
+
+def test_blanks_that_differ(tmp_path: Path) -> None:
+    stored = np.arange(9, dtype=np.int16).reshape(3, 3)
+    paths = write_all(tmp_path, [as_file(stored, BLANK=blank) for blank in (3, 4)])
+    with pytest.raises(DataError, match=r"1\.fits, HDU 0: BLANK is 4; expected 3, as in .*0\.fits, HDU 0"):
+        read(paths)
+    assert np.argwhere(np.isnan(read(paths, decode=True).parts[0])).tolist() == [[0, 0, 1, 0], [1, 0, 1, 1]]
 
 
 def test_pixel_types_that_differ(rng: np.random.Generator, tmp_path: Path) -> None:
@@ -513,7 +529,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return write_all(tmp_path_factory.mktemp("scratch"), [GOOD, GOOD])
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     is_extension=st.booleans(),
     edits=st.lists(EDIT, max_size=3),
@@ -530,6 +546,9 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @example(False, [("insert", 6, "BSCALE  = 1"), ("insert", 7, "BSCALE  = 2")], 0, 0, True)
 @example(False, [("insert", 6, "BSCALE  = 2"), ("insert", 7, "BSCALE  = 1")], 0, 0, True)
 @example(False, [("replace", 1, "BITPIX  =        4294967312")], 0, 0, True)
+@example(False, [("replace", 1, "BITPIX  =16")], 0, 0, False)
+@example(True, [("insert", 6, "LONG    = 'a&'"), ("insert", 7, "CONTINUE  'b'")], 0, 0, False)
+@example(False, [("insert", 6, "HIERARCH ESO DET = 2")], 0, 0, False)
 def test_backends_agree_on_any_header(
     scratch: list[str],
     is_extension: bool,
@@ -542,14 +561,11 @@ def test_backends_agree_on_any_header(
     hdu = int(is_extension)
     Path(scratch[0]).write_bytes(edited_file(is_extension, [], 0, 0))
     Path(scratch[1]).write_bytes(edited_file(is_extension, edits, cut, extra))
-    cpp, reference = (
-        outcome(lambda name: read_cutouts(scratch, hdus=hdu, decode=decode, backend=name), backend)
-        for backend in BACKENDS
-    )
-    assert cpp == reference
+    with suppress(MargformerError):
+        read(scratch, hdus=hdu, decode=decode)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.integers(0, 2880 * 2 - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_backends_agree_on_flipped_bytes(scratch: list[str], flips: list[tuple[int, int]]) -> None:
     Path(scratch[0]).write_bytes(GOOD)
@@ -557,8 +573,8 @@ def test_backends_agree_on_flipped_bytes(scratch: list[str], flips: list[tuple[i
     for place, value in flips:
         changed[place % len(changed)] = value
     Path(scratch[1]).write_bytes(changed)
-    cpp, reference = (outcome(lambda name: read_cutouts(scratch, backend=name), each) for each in BACKENDS)
-    assert cpp == reference
+    with suppress(MargformerError):
+        read(scratch)
 
 
 # --- finding files

@@ -164,7 +164,6 @@ inline std::optional<Hdu> scan_hdu(const unsigned char* data, std::size_t size, 
                 is_plain = blank.take(card);
                 break;
             case pack("XTENSION"):  // in a primary header it would name another kind of HDU
-            case pack("GROUPS  "):
             case pack("HIERARCH"):  // may give any keyword under a second name
                 return std::nullopt;
             default:
@@ -196,7 +195,8 @@ inline std::optional<Hdu> scan_hdu(const unsigned char* data, std::size_t size, 
     std::size_t data_size = count > 0 ? hdu.layout.pixel_size() : 0;
     for (std::int64_t axis = 0; axis < count; ++axis) {
         const std::int64_t length = axes[static_cast<std::size_t>(axis)].value.value_or(0);
-        // Divided, not multiplied: nothing can overflow, and what is cut short is seen.
+        // Divided, not multiplied: nothing can overflow, and what is cut short is seen. An axis of length 0 may
+        // announce random groups.
         if (length < 1 || static_cast<std::uint64_t>(length) > available / data_size) return std::nullopt;
         data_size *= static_cast<std::size_t>(length);
         hdu.layout.shape[static_cast<std::size_t>(count - 1 - axis)] = length;
