@@ -1,4 +1,4 @@
-// Reading many small FITS files: paths in, a caller-owned buffer out, the interpreter lock released meanwhile.
+// Reading many small FITS files: paths in, a caller-owned buffer out, the interpreter lock released.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -21,8 +21,8 @@ namespace {
 
 using DenseBytes = py::array_t<std::uint8_t, py::array::c_style>;
 
-// Paths as the system has them. Names that no file can have become the empty one, which cannot be opened either:
-// Python would hand over a name that ends before a null byte.
+// Paths as the system has them. Names that no file can have become the empty one, which cannot be opened
+// either: the system would take a name to end at a null byte.
 std::vector<std::string> encoded(const py::list& paths) {
     std::vector<std::string> result;
     result.reserve(paths.size());
@@ -64,9 +64,10 @@ std::int64_t read_cutouts(const py::list& list, std::int64_t begin,
 }  // namespace
 
 void define_cutouts(py::module_& module) {
-    module.def("read_cutouts", &read_cutouts, py::arg("paths"), py::kw_only(), py::arg("begin"), py::arg("hdus"),
-               py::arg("bitpix"), py::arg("shape"), py::arg("bscale"), py::arg("bzero"), py::arg("blank"),
-               py::arg("decode"), py::arg("max_file_size"), py::arg("out").noconvert(), py::arg("threads"));
+    module.def("read_cutouts", &read_cutouts, py::arg("paths"), py::kw_only(), py::arg("begin"),
+               py::arg("hdus"), py::arg("bitpix"), py::arg("shape"), py::arg("bscale"), py::arg("bzero"),
+               py::arg("blank"), py::arg("decode"), py::arg("max_file_size"), py::arg("out").noconvert(),
+               py::arg("threads"));
 }
 
 }  // namespace margformer::bindings

@@ -103,8 +103,8 @@ struct Number {
     }
 };
 
-// What an image needs of the header at `offset`, straight from the bytes; nothing if there is anything unusual
-// about it, wrong or not. Values are read by the same parse_word() as everywhere.
+// What an image needs of the header at `offset`, straight from the bytes; nothing if there is anything
+// unusual about it, wrong or not. Values are read by the same parse_word() as everywhere.
 inline std::optional<Hdu> scan_hdu(const unsigned char* data, std::size_t size, std::size_t offset) {
     constexpr char kImage[] = "XTENSION= 'IMAGE   '";
     constexpr std::size_t kImageLength = sizeof(kImage) - 1;
@@ -187,7 +187,9 @@ inline std::optional<Hdu> scan_hdu(const unsigned char* data, std::size_t size, 
     }
     const std::int64_t count = num_axes.value.value_or(-1);
     if (count < 0 || count > kMaxImageAxes) return std::nullopt;
-    if (is_extension && (parameters.value.value_or(0) != 0 || groups.value.value_or(1) != 1)) return std::nullopt;
+    if (is_extension && (parameters.value.value_or(0) != 0 || groups.value.value_or(1) != 1)) {
+        return std::nullopt;
+    }
 
     hdu.data_offset = offset + round_up_to_block(end + kCardSize - offset);
     if (hdu.data_offset > size) return std::nullopt;
@@ -195,8 +197,8 @@ inline std::optional<Hdu> scan_hdu(const unsigned char* data, std::size_t size, 
     std::size_t data_size = count > 0 ? hdu.layout.pixel_size() : 0;
     for (std::int64_t axis = 0; axis < count; ++axis) {
         const std::int64_t length = axes[static_cast<std::size_t>(axis)].value.value_or(0);
-        // Divided, not multiplied: nothing can overflow, and what is cut short is seen. An axis of length 0 may
-        // announce random groups.
+        // Divided, not multiplied: nothing can overflow, and what is cut short is seen. An axis of length 0
+        // may announce random groups.
         if (length < 1 || static_cast<std::uint64_t>(length) > available / data_size) return std::nullopt;
         data_size *= static_cast<std::size_t>(length);
         hdu.layout.shape[static_cast<std::size_t>(count - 1 - axis)] = length;
@@ -263,8 +265,8 @@ inline Hdu parse_hdu(const unsigned char* data, std::size_t size, std::size_t of
 
 }  // namespace detail
 
-// Read the HDU that begins at byte `offset` of `size` bytes. Throws FormatError if its header is damaged or its
-// data are cut short.
+// Read the HDU that begins at byte `offset` of `size` bytes. Throws FormatError if its header is damaged or
+// its data are cut short.
 inline Hdu read_hdu(const unsigned char* data, std::size_t size, std::size_t offset) {
     if (const std::optional<Hdu> plain = detail::scan_hdu(data, size, offset)) return *plain;
     return detail::parse_hdu(data, size, offset);

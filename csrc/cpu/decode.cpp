@@ -36,8 +36,8 @@ void decode_row(const unsigned char* first, const PixelLayout& layout, const Dec
     }
 }
 
-// Rows begin to end of the output. One plain function, into which everything is inlined, so that the clones are
-// clones of all of it.
+// Rows begin to end of the output. One plain function, into which everything is inlined, so that the clones
+// are clones of all of it.
 MF_CLONES_FLAT void decode_rows(const unsigned char* first, const PixelLayout& layout, const Scaling& scaling,
                                 const std::int64_t* rows, std::int64_t begin, std::int64_t end, float* out) {
     const std::int64_t pixels = layout.pixels_per_row();

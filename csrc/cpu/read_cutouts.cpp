@@ -26,7 +26,8 @@ constexpr std::int64_t kFilesAtOnce = 16;
 class File {
   public:
     // Without O_NONBLOCK the opening of a pipe would wait for a writer.
-    explicit File(const std::string& path) : handle_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
+    explicit File(const std::string& path)
+        : handle_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
     ~File() {
         if (handle_ >= 0) ::close(handle_);
     }
@@ -149,7 +150,8 @@ std::int64_t read_cutouts(const std::vector<std::string>& paths, std::int64_t be
     std::atomic<std::int64_t> next{begin};
     std::atomic<std::int64_t> first_bad{count};
     const std::int64_t workers = (count - begin + kFilesAtOnce - 1) / kFilesAtOnce;
-    parallel_for(std::min<std::int64_t>(workers, threads), threads, 1, [&](std::int64_t, std::int64_t) noexcept {
+    const auto pieces = std::min<std::int64_t>(workers, threads);
+    parallel_for(pieces, threads, 1, [&](std::int64_t, std::int64_t) noexcept {
         Reader reader(plan);
         for (;;) {
             const std::int64_t start = next.fetch_add(kFilesAtOnce);

@@ -28,7 +28,7 @@ struct CutoutPlan {
 // not be. Why it could not is for the caller to find out: it knows the words.
 //
 // Each thread holds one file at a time open and in memory, so that memory is bounded by threads and
-// max_file_size, and takes the next few files when it is done with some, so that a slow one holds up no other.
+// max_file_size, and takes the next few files when it is done with some: a slow one holds up no other.
 std::int64_t read_cutouts(const std::vector<std::string>& paths, std::int64_t begin, const CutoutPlan& plan,
                           unsigned char* out, int threads);
 
