@@ -1,5 +1,6 @@
 """What the compiled module offers. `_native.py` alone imports it."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -65,6 +66,23 @@ def views(
 def parse_header(
     buffer: memoryview, offset: int
 ) -> tuple[dict[str, _Value], str, int, tuple[int, ...], int, int, int]: ...
+
+# the first path, from `begin` on, that cannot be read as planned; the number of paths if there is none
+def read_cutouts(
+    paths: list[str],
+    *,
+    begin: int,
+    hdus: Sequence[int],
+    bitpix: int,
+    shape: Sequence[int],
+    bscale: float,
+    bzero: float,
+    blank: int | None,
+    decode: bool,
+    max_file_size: int,
+    out: NDArray[np.uint8],
+    threads: int,
+) -> int: ...
 
 # The rest is there only if build_info()["cuda"].
 def cuda_devices() -> tuple[int, str]: ...

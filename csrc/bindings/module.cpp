@@ -50,6 +50,7 @@ PYBIND11_MODULE(_C, module) {
     py::register_local_exception_translator(&translate);
     module.def("build_info", &build_info);
     margformer::bindings::define_host(module);
+    margformer::bindings::define_cutouts(module);
 #if MARGFORMER_WITH_CUDA
     margformer::bindings::define_device(module);
 #endif

@@ -1,11 +1,18 @@
-// What lets one header serve both the host compiler and nvcc.
+// What lets one header serve both the host compiler and nvcc, and what differs between machines.
 #pragma once
 
 #if defined(__CUDACC__)
 #define MF_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-// Always, so that it becomes part of a function that is compiled for several processors (cpu/simd.hpp).
+// Always, so that it becomes part of a function that is compiled for several processors (cpu/clones.hpp).
 #define MF_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
 #define MF_ALWAYS_INLINE inline __attribute__((always_inline))
+
+namespace margformer {
+
+// FITS stores the most significant byte first.
+constexpr bool kFitsIsSwapped = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+
+}  // namespace margformer

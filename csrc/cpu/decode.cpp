@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/error.hpp"
+#include "cpu/clones.hpp"
 #include "cpu/parallel.hpp"
 
 namespace margformer::cpu {
@@ -35,6 +36,18 @@ void decode_row(const unsigned char* first, const PixelLayout& layout, const Dec
     }
 }
 
+// Rows begin to end of the output. One plain function, into which everything is inlined, so that the clones
+// are clones of all of it.
+MF_CLONES_FLAT void decode_rows(const unsigned char* first, const PixelLayout& layout, const Scaling& scaling,
+                                const std::int64_t* rows, std::int64_t begin, std::int64_t end, float* out) {
+    const std::int64_t pixels = layout.pixels_per_row();
+    with_decoder(layout, scaling, [&](const auto& decoder) {
+        for (std::int64_t n = begin; n < end; ++n) {
+            decode_row(first + rows[n] * layout.strides[0], layout, decoder, out + n * pixels);
+        }
+    });
+}
+
 }  // namespace
 
 void decode(const unsigned char* first, const PixelLayout& layout, const Scaling& scaling,
@@ -49,12 +62,8 @@ void decode(const unsigned char* first, const PixelLayout& layout, const Scaling
     if (pixels == 0) return;
     const PixelLayout merged = merge_axes(layout);
     const std::int64_t grain = std::max<std::int64_t>(1, kPixelsPerThread / pixels);
-    with_decoder(merged, scaling, [&](const auto& decoder) {
-        parallel_for(num_rows, threads, grain, [&](std::int64_t begin, std::int64_t end) noexcept {
-            for (std::int64_t n = begin; n < end; ++n) {
-                decode_row(first + rows[n] * merged.strides[0], merged, decoder, out + n * pixels);
-            }
-        });
+    parallel_for(num_rows, threads, grain, [&](std::int64_t begin, std::int64_t end) noexcept {
+        decode_rows(first, merged, scaling, rows, begin, end, out);
     });
 }
 

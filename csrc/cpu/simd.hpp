@@ -1,4 +1,4 @@
-// Vectors of floats, and one function compiled for several processors.
+// Vectors of floats.
 #pragma once
 
 #include <cstdint>
@@ -6,15 +6,6 @@
 #include <utility>
 
 #include "core/platform.hpp"
-
-// The function is compiled several times and the loader picks for the processor at hand (x86-64-v3: AVX2, v4:
-// AVX-512). What it calls must be inlined into it to take part. Contraction of a * b + c is off for all of them,
-// so all give the same bits.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(MARGFORMER_NO_CLONES)
-#define MF_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define MF_CLONES
-#endif
 
 namespace margformer::cpu {
 

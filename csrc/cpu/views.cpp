@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/error.hpp"
+#include "cpu/clones.hpp"
 #include "cpu/parallel.hpp"
 #include "cpu/simd.hpp"
 
@@ -328,11 +329,11 @@ class ViewWriter {
 };
 
 // Not templates: the loader picks among clones by name.
-MF_CLONES void write_4(const ViewWriter<4>& writer, std::int64_t begin, std::int64_t end, float* out) {
+MF_CLONES_FLAT void write_4(const ViewWriter<4>& writer, std::int64_t begin, std::int64_t end, float* out) {
     writer.write(begin, end, out);
 }
 
-MF_CLONES void write_8(const ViewWriter<8>& writer, std::int64_t begin, std::int64_t end, float* out) {
+MF_CLONES_FLAT void write_8(const ViewWriter<8>& writer, std::int64_t begin, std::int64_t end, float* out) {
     writer.write(begin, end, out);
 }
 

@@ -11,9 +11,7 @@ import numpy as np
 from ..errors import DataError, FitsFormatError
 from ..ops.decode import Scaling, decode
 from ..ops.fits_header import BytesLike, Header, as_bytes, parse_header
-
-_DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
-_MAX_NUMPY_DIMENSIONS = 64
+from ..reference.fits_image import DTYPES, find_image
 
 
 @dataclass(frozen=True)
@@ -89,59 +87,7 @@ def image_from_bytes(buffer: BytesLike, hdu: int = 0, *, name: str | Path = "FIT
     FitsFormatError
         If the bytes are damaged, or the HDU is not there or no plain image.
     """
-    where = f"{name}, HDU {hdu}"
-    try:
-        header = _header_of(as_bytes(buffer), hdu, where)
-        _check_image(header, where)
-        scaling = _scaling(header, where)
-    except FitsFormatError as error:
-        if error.where == where:
-            raise
-        raise FitsFormatError(
-            error.what, where=f"{where}, {error.where}", expected=error.expected, mend=error.mend
-        ) from error
-    array = np.ndarray(header.shape, _DTYPES[header.bitpix], buffer, header.data_offset)
+    header, scaling = find_image(as_bytes(buffer), hdu, name, parse_header)
+    array = np.ndarray(header.shape, DTYPES[header.bitpix], buffer, header.data_offset)
     array.flags.writeable = False
     return FitsImage(array, scaling, header)
-
-
-def _header_of(buffer: memoryview, hdu: int, where: str) -> Header:
-    """Return the header of one HDU, having walked over those before it."""
-    header = parse_header(buffer, 0)
-    for index in range(hdu):
-        if header.next_offset >= len(buffer):
-            raise FitsFormatError(f"the file has only {index + 1} HDUs", where=where)
-        header = parse_header(buffer, header.next_offset)
-    return header
-
-
-def _check_image(header: Header, where: str) -> None:
-    """Refuse tables, compressed images and empty HDUs."""
-    kind = header.get("XTENSION", "IMAGE")
-    if kind == "BINTABLE" and header.get("ZIMAGE") is True:
-        raise FitsFormatError(
-            "the image is compressed",
-            where=where,
-            expected="plain pixels",
-            mend="Uncompress it with funpack first.",
-        )
-    if kind != "IMAGE":
-        raise FitsFormatError(f"this is a {kind}", where=where, expected="an image")
-    if not 1 <= len(header.shape) <= _MAX_NUMPY_DIMENSIONS:
-        raise FitsFormatError(
-            f"the image has {len(header.shape)} axes", where=where, expected=f"1 to {_MAX_NUMPY_DIMENSIONS}"
-        )
-
-
-def _scaling(header: Header, where: str) -> Scaling:
-    """Return BSCALE, BZERO and BLANK."""
-    factors = []
-    for key, default in (("BSCALE", 1.0), ("BZERO", 0.0)):
-        value = header.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise FitsFormatError(f"{key} is {value!r}", where=where, expected="a number")
-        factors.append(float(value))
-    blank = header.get("BLANK") if header.bitpix > 0 else None
-    if blank is not None and (isinstance(blank, bool) or not isinstance(blank, int)):
-        raise FitsFormatError(f"BLANK is {blank!r}", where=where, expected="an integer")
-    return Scaling(factors[0], factors[1], blank)
