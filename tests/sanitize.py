@@ -26,15 +26,14 @@ from pathlib import Path
 import numpy as np
 
 CHECKOUT = Path(__file__).parent.parent
-# What reaches the compiled module; the other tests would only wait for torch.
+# What reaches the compiled module; the other tests would only wait for torch. First what starts threads.
+THREADED = ("test_augment.py", "test_decode.py", "test_native.py")
 TESTS = (
-    "test_augment.py",
-    "test_decode.py",
+    *THREADED,
     "test_fits.py",
     "test_fits_header.py",
     "test_fits_stream.py",
     "test_fuzz_seeds.py",
-    "test_native.py",
     "test_stamps.py",
 )
 
@@ -48,6 +47,7 @@ class Kind:
     environment: dict[str, str]
     slips: tuple[str, ...]
     words: tuple[str, ...]  # with which each slip is reported
+    tests: tuple[str, ...]
 
 
 KINDS = {
@@ -59,8 +59,11 @@ KINDS = {
         {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},
         ("overread", "overwrite", "overflow"),
         ("heap-buffer-overflow", "heap-buffer-overflow", "signed integer overflow"),
+        TESTS,
     ),
-    "thread": Kind("thread", ("libtsan.so",), {"TSAN_OPTIONS": "halt_on_error=1"}, ("race",), ("data race",)),
+    "thread": Kind(
+        "thread", ("libtsan.so",), {"TSAN_OPTIONS": "halt_on_error=1"}, ("race",), ("data race",), THREADED
+    ),
 }
 
 
@@ -102,7 +105,7 @@ def run(name: str, kind: Kind, for_pytest: list[str]) -> int:
                 print(f"{name}: the slip '{slip}' went unseen:\n{told.stdout}{told.stderr}")
                 return 1
             print(f"{name}: the slip '{slip}' was seen: {words}", flush=True)
-        tests = [CHECKOUT / "tests" / test for test in TESTS]
+        tests = [CHECKOUT / "tests" / test for test in kind.tests]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, *for_pytest]
         code = subprocess.run(command, env=environment, cwd=CHECKOUT).returncode
     print(f"{name}: {'no finding' if code == 0 else 'FAILED'}, {time.monotonic() - start:.0f} s", flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz.seeds import SEEDS
+from fuzz.seeds import MAX_BYTES, SEEDS
 from test_fits_header import outcome
 
 from margformer_fast.data.fits import FitsImage, image_from_bytes
@@ -74,6 +74,7 @@ def test_pixels_agree() -> None:
 
 def test_seeds_begin_everywhere() -> None:
     """All pixel types and numbers of axes are among what is read, and many kinds of damage among the rest."""
+    assert max(len(raw) for make in SEEDS.values() for raw in make().values()) <= MAX_BYTES
     results = [result for raw in SEEDS["header"]().values() for result in headers(raw)]
     assert len({result[1] for result in results if result[0] == "error"}) >= 12
     images = [image(raw, hdu) for raw in SEEDS["image"]().values() for hdu in range(3)]
