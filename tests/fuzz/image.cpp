@@ -31,6 +31,8 @@ using margformer::fits::Value;
 
 using Random = std::minstd_rand;
 
+constexpr std::int64_t kManyPixels = 3 << 16;  // enough for three threads, as cpu/decode.cpp starts them
+
 std::int64_t draw(Random& random, std::int64_t count) {
     return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(count));
 }
@@ -201,9 +203,12 @@ void check_view(const View& view, const Bytes& data, int pixel_size, const Scali
     const std::int64_t pixels = layout.pixels_per_row();
     const std::int64_t count = layout.shape[0];
     std::vector<std::int64_t> rows;
-    // An image without pixels may have more rows than memory.
-    for (std::int64_t n = 0; n < std::min<std::int64_t>(count, 4096); ++n) {
-        rows.push_back(draw(random, 4) == 0 ? draw(random, count) : n);
+    // An image without pixels may have more rows than memory; one with many is decoded by several threads.
+    const bool is_large = count > 0 && pixels >= 32 && draw(random, 64) == 0;
+    const std::int64_t wanted_rows =
+        is_large ? kManyPixels / pixels + 1 : std::min<std::int64_t>(count, 4096);
+    for (std::int64_t n = 0; n < wanted_rows; ++n) {
+        rows.push_back(n >= count || draw(random, 4) == 0 ? draw(random, count) : n);
     }
     const bool is_outside = pixels <= 4096 && draw(random, 16) == 0;
     if (is_outside) rows.push_back(draw(random, 2) == 0 ? -1 - draw(random, 9) : count + draw(random, 9));
