@@ -106,7 +106,9 @@ def run(name: str, kind: Kind, for_pytest: list[str]) -> int:
                 return 1
             print(f"{name}: the slip '{slip}' was seen: {words}", flush=True)
         tests = [CHECKOUT / "tests" / test for test in kind.tests]
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, *for_pytest]
+        # A report is written past Python, as the process dies: pytest must not hold it back.
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=sys"]
+        command += [*tests, *for_pytest]
         code = subprocess.run(command, env=environment, cwd=CHECKOUT).returncode
     print(f"{name}: {'no finding' if code == 0 else 'FAILED'}, {time.monotonic() - start:.0f} s", flush=True)
     return code
