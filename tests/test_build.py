@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,53 @@ def test_cuda_sources_are_compiled_where_there_is_a_compiler() -> None:
     assert info["cuda_architectures"] != "native"
 
 
+FATBIN_MAGIC = struct.pack("<I", 0xBA55ED50)
+KINDS = {1: "PTX", 2: "machine code"}
+
+
+def device_code(module: bytes) -> list[set[tuple[str, int]]]:
+    """The device code in a module, one set for each CUDA source: the kind and the architecture it is for.
+
+    nvcc puts it behind a magic number, a version, the size of this header and that of the entries; an entry
+    says its kind, the sizes of its own header and code, and at byte 28 its architecture. NVIDIA does not
+    document this; cuobjdump, which reads it, is missing from many toolkits.
+    """
+    found = []
+    start = module.find(FATBIN_MAGIC)
+    while start >= 0:
+        version, header_size, size = struct.unpack_from("<HHQ", module, start + 4)
+        assert version == 1
+        place, entries = start + header_size, set()
+        end = place + size
+        while place < end:
+            kind, entry_header_size, code_size = struct.unpack_from("<H2xIQ", module, place)
+            (architecture,) = struct.unpack_from("<I", module, place + 28)
+            entries.add((KINDS[kind], architecture))
+            place += entry_header_size + code_size
+        found.append(entries)
+        start = module.find(FATBIN_MAGIC, end)
+    return found
+
+
+def test_device_code_is_for_every_architecture_asked_for() -> None:
+    """A100 and H100 find machine code; what comes later compiles the PTX when it loads it."""
+    info = _native.build_info()
+    if not info["cuda"]:
+        pytest.skip(f"built without CUDA: {info['cuda_why_not']}")
+    if "CUDAARCHS" not in os.environ:
+        assert info["cuda_architectures"] == "80-real 90"
+    wanted = set()
+    for asked in info["cuda_architectures"].split():
+        number, _, only = asked.partition("-")
+        wanted |= {
+            (kind, int(number))
+            for kind, word in (("PTX", "real"), ("machine code", "virtual"))
+            if only != word
+        }
+    sources = list(CHECKOUT.glob("csrc/**/*.cu"))
+    assert device_code(MODULE.read_bytes()) == [wanted] * len(sources)
+
+
 def python(code: str, **environment: str) -> str:
     """Run Python in a process of its own, away from the checkout."""
     return subprocess.run(
@@ -102,6 +150,16 @@ def python(code: str, **environment: str) -> str:
 def test_module_loads_where_there_is_no_device() -> None:
     code = "from margformer_fast import _native as n; print(n.why_not(), len(n.cuda_why_not()))"
     assert python(code, CUDA_VISIBLE_DEVICES="") == "() 1"
+
+
+def test_driver_and_torch_stay_out_until_they_are_needed() -> None:
+    """Where there is a driver, too: what is not loaded cannot be missed."""
+    code = "import margformer_fast._C; print(open('/proc/self/maps').read())"
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("no /proc here: loaded libraries are not looked at")
+    loaded = {Path(line.split()[-1]).name for line in python(code).splitlines() if "/" in line}
+    assert MODULE.name in loaded
+    assert not [name for name in loaded if name.startswith(("libcuda", "libnvidia", "libtorch", "libc10"))]
 
 
 def test_import_is_light() -> None:

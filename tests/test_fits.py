@@ -151,3 +151,15 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "empty.fits").touch()
     with pytest.raises(FitsFormatError, match=r"empty\.fits: the file is empty"):
         map_image(tmp_path / "empty.fits")
+
+
+@pytest.mark.parametrize("length", [2**60, 2**63 - 1])
+def test_axes_beyond_any_array(length: int) -> None:
+    """Without pixels the file need not be long, but an array of that shape cannot be made."""
+    cards = ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 0", f"NAXIS2  = {length}", "END"]
+    raw = "".join(card.ljust(80) for card in cards).ljust(2880).encode()
+    told = rf"HDU 0: the image has no pixels, but axes of \({length}, 0\); expected axes that NumPy can hold"
+    with pytest.raises(FitsFormatError, match=told):
+        image_from_bytes(raw)
+    fewer = image_from_bytes(raw.replace(str(length).encode(), str(2**60 - 1).encode()))
+    assert fewer.pixels().shape == (2**60 - 1, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 """NumPy type of the pixels as they are stored, by BITPIX."""
 
 _MAX_NUMPY_DIMENSIONS = 64
+_MAX_PIXEL_SIZE = 8  # bytes, stored or decoded
 
 
 def find_image(
@@ -78,6 +81,13 @@ def _check_image(header: Header, where: str) -> None:
     if not 1 <= len(header.shape) <= _MAX_NUMPY_DIMENSIONS:
         raise FitsFormatError(
             f"the image has {len(header.shape)} axes", where=where, expected=f"1 to {_MAX_NUMPY_DIMENSIONS}"
+        )
+    # Data that are there fit; where one axis is 0, NumPy multiplies the others all the same.
+    if math.prod(max(length, 1) for length in header.shape) > sys.maxsize // _MAX_PIXEL_SIZE:
+        raise FitsFormatError(
+            f"the image has no pixels, but axes of {header.shape}",
+            where=where,
+            expected="axes that NumPy can hold",
         )
 
 
