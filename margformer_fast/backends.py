@@ -59,6 +59,8 @@ class Problem:
         Whether every input is C-contiguous.
     needs_grad : bool
         Whether a gradient will be asked for.
+    precision : str
+        Of matrix products: ``"fp32"``, or a faster and less exact one that was asked for.
     """
 
     device: str
@@ -66,9 +68,10 @@ class Problem:
     shapes: tuple[tuple[int, ...], ...] = ()
     contiguous: bool = True
     needs_grad: bool = False
+    precision: str = "fp32"
 
     @classmethod
-    def of(cls, *tensors: Any) -> Problem:
+    def of(cls, *tensors: Any, precision: str = "fp32") -> Problem:
         """Describe a call with these torch tensors (torch itself is not imported here)."""
         return cls(
             device=tensors[0].device.type,
@@ -76,12 +79,18 @@ class Problem:
             shapes=tuple(tuple(tensor.shape) for tensor in tensors),
             contiguous=all(tensor.is_contiguous() for tensor in tensors),
             needs_grad=any(tensor.requires_grad for tensor in tensors),
+            precision=precision,
         )
 
 
 def _always(_problem: Problem) -> tuple[str, ...]:
     """Give no reason against running: what a reference implementation says."""
     return ()
+
+
+def only_full_precision(problem: Problem) -> tuple[str, ...]:
+    """Say why code that multiplies in the precision of its inputs cannot run."""
+    return () if problem.precision == "fp32" else (f"it does not multiply in {problem.precision}",)
 
 
 def not_in_memory(problem: Problem) -> tuple[str, ...]:
@@ -101,7 +110,7 @@ class Implementation:
     Parameters
     ----------
     name : str
-        The backend: ``triton``, ``cuda``, ``cpp`` or ``reference``.
+        The backend: ``triton``, ``cuda``, ``cpp``, ``tiled`` or ``reference``.
     run : callable
         Takes the operator's arguments. If it throws, that is an error and never a reason to try another.
     why_not : callable
