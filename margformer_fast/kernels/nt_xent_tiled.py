@@ -1,11 +1,11 @@
 """NT-Xent by tiles of the similarity matrix, in plain tensor operations; memory linear in the batch.
 
-Shapes: N pairs, M = 2N rows, D dim, R of the M rows that are asked for. The views of one object lie next to each
-other: rows 2i and 2i + 1 are a pair, so that any range of pairs is one range of rows.
+Shapes: N pairs, M = 2N rows, D dim, R of the M rows that are asked for. The views of one object lie next to
+each other: rows 2i and 2i + 1 are a pair, so that any range of pairs is one range of rows.
 
 The matrix s_ij = z_i . z_j / temperature is symmetric. With all rows asked for, only tiles on and above the
-diagonal are computed, and each serves its rows and its columns: M^2 D operations forward and 3 M^2 D backward,
-against 2 and 4 without the symmetry. Almost all time goes into the matrix products, which run in place on one
+diagonal are computed, and each serves its rows and its columns: M^2 D operations forward and 3 M^2 D
+backward, against 2 and 4 without the symmetry. Almost all time goes into the matrix products, which run in place on one
 buffer; base-2 exponentials are used because they are the cheaper ones here.
 """
 
@@ -18,12 +18,12 @@ from typing import NamedTuple
 import torch
 
 LOG2_E = math.log2(math.e)
-# Unit vectors bound |s| by 1 / temperature. Up to here exp(s), its sum over any batch and its reciprocal stay far
-# inside the range of float32, so no maximum is subtracted.
+# Unit vectors bound |s| by 1 / temperature. Up to here exp(s), its sum over any batch and its reciprocal stay
+# far inside the range of float32, so no maximum is subtracted.
 LARGEST_BOUNDED_LOGIT = 60.0
-# Of a tile. Fewer rows starve the matrix product, more columns fall out of the cache, and with fewer elements the
-# threads are woken more often than it pays.
-MAX_ROWS = 256
+# Of a tile; even, so that no pair is cut by an edge. Fewer rows starve the matrix product, more elements fall
+# out of the cache, and in smaller tiles waking the threads costs more than the work.
+MAX_ROWS = 512
 MAX_COLUMNS = 2048
 MIN_ELEMENTS = 1 << 18
 
@@ -40,11 +40,11 @@ class _Tile(NamedTuple):
 
 
 def _tile_shape(M: int, D: int, num_rows: int) -> tuple[int, int]:
-    """Rows and columns of a tile: in a large batch, two of them take no more memory than z."""
+    """Rows and columns of a tile. There are two, which in a large batch have 3/4 of the elements of z."""
     if num_rows * M <= MIN_ELEMENTS:
         return num_rows, M
-    columns = min(MAX_COLUMNS, M, max(MIN_ELEMENTS, M * D // 2) // MAX_ROWS)
-    return min(MAX_ROWS, num_rows), columns
+    columns = max(MIN_ELEMENTS, 3 * M * D // 8) // MAX_ROWS // 2 * 2
+    return min(MAX_ROWS, num_rows), min(MAX_COLUMNS, M, columns)
 
 
 def _is_bounded(temperature: float) -> bool:
@@ -65,10 +65,7 @@ class _Similarities:
         self.z_MD, self.rows = z_MD, rows
         self.scale = LOG2_E / temperature
         self.is_symmetric = len(rows) == len(z_MD)
-        self.has_groups = group_N is not None
-        number_N = torch.arange(len(z_MD) // 2, device=z_MD.device) if group_N is None else group_N
-        self.number_M = number_N.repeat_interleave(2)
-        self.shape = _tile_shape(*z_MD.shape, len(rows))
+        self.shape = _tile_shape(len(z_MD), z_MD.shape[1], len(rows))
         self._buffer = z_MD.new_empty(self.shape[0] * self.shape[1])
         self._scratch: torch.Tensor | None = None
         self._half: torch.Tensor | None = None
@@ -76,6 +73,9 @@ class _Similarities:
             self.z_MD = z_MD.bfloat16()
             self._half = torch.empty_like(self._buffer, dtype=torch.bfloat16)
         self.ones = z_MD.new_ones(max(self.shape))
+        self._group_M = None if group_N is None else group_N.repeat_interleave(2)
+        pair = torch.arange(self.shape[0], device=z_MD.device) // 2
+        self._same_pair = pair[:, None] == pair
 
     def __iter__(self) -> Iterator[_Tile]:
         M, (height, width) = len(self.z_MD), self.shape
@@ -96,13 +96,13 @@ class _Similarities:
         else:
             half = self._half[: s.numel()].view(shape)
             torch.mul(torch.mm(self.z_MD[rows], self.z_MD[columns].T, out=half), self.scale, out=s)
-        if self.has_groups:
-            masked = columns
-        else:  # Only around the diagonal; one more row and column where a pair is cut by the tile's edge.
-            masked = slice(max(rows.start - 1, columns.start), min(rows.stop + 1, columns.stop))
-        if masked.start < masked.stop:
-            part = s[:, masked.start - columns.start : masked.stop - columns.start]
-            part.masked_fill_(self.number_M[rows, None] == self.number_M[masked], -torch.inf)
+        if self._group_M is not None:
+            s.masked_fill_(self._group_M[rows, None] == self._group_M[columns], -torch.inf)
+        first, last = max(rows.start, columns.start), min(rows.stop, columns.stop)
+        if first < last:
+            diagonal = s[:, first - columns.start : last - columns.start]
+            same_pair = self._same_pair[: shape[0], first - rows.start : last - rows.start]
+            diagonal.masked_fill_(same_pair, -torch.inf)
         return s
 
     def add_products(self, dz_RD: torch.Tensor, tile: _Tile) -> None:
@@ -197,8 +197,8 @@ def gradient_of_negatives(
 ) -> torch.Tensor:
     """Return sum over the negatives j of row i of (exp(s_ij - l_i) + exp(s_ij - l_j)) z_j, shape (R, D).
 
-    l is `log_total_M`: each anchor's log of the sum over its partner and negatives. The two terms are the pull of
-    j as a negative of i, and of i as a negative of j.
+    l is `log_total_M`: each anchor's log of the sum over its partner and negatives. The two terms are the push
+    of j as a negative of i, and of i as a negative of j. Other arguments as above.
     """
     tiles = _Similarities(z_MD, group_N, rows, temperature, precision)
     log2_total_M = log_total_M * LOG2_E

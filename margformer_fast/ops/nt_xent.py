@@ -1,7 +1,7 @@
 """The contrastive loss of SimCLR, and its share on one of several ranks.
 
-Shapes: N pairs, M = 2N anchors, D dim, n of the N pairs on one of several ranks. In here the views of one object
-lie next to each other: rows 2i and 2i + 1 of M are pair i.
+Shapes: N pairs, M = 2N anchors, D dim, n of the N pairs on one of several ranks. In here the views of one
+object lie next to each other: rows 2i and 2i + 1 of M are pair i.
 
 A backend computes two things over normalised rows: the log of each anchor's sum over its negatives, and the
 gradient of those sums. What is linear in N stands here, once: normalisation, the positive pairs, the loss.
@@ -54,7 +54,7 @@ def _kernels(backend: str) -> ModuleType:
 
 
 def _fake_forward(
-    z1_ND: torch.Tensor, z2_ND: torch.Tensor, group_N: torch.Tensor | None, first: int, count: int, *_: Any
+    z1_ND: torch.Tensor, _z2: torch.Tensor, _group: torch.Tensor | None, _first: int, count: int, *_: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     dtype = _compute_dtype(z1_ND)
     return z1_ND.new_empty((), dtype=dtype), z1_ND.new_empty(2 * count, dtype=dtype)
@@ -76,22 +76,22 @@ def _forward(
     precision: str,
     backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the share of `count` pairs from `first` on in the loss, and their logs of sums over negatives."""
+    """Return the share of `count` pairs from `first` on in the loss, and the logs of their anchors' sums."""
     z_MD, _ = _normalise(z1_ND, z2_ND)
     rows = range(2 * first, 2 * (first + count))
     log_negatives_R = _kernels(backend).log_sum_of_negatives(z_MD, group_N, rows, temperature, precision)
     positive_R = _similarity_to_partner(z_MD[rows.start : rows.stop], temperature)
-    # log(1 + sum of exp(s_ij - s_positive)): the difference of two logs would lose the digits of a small loss.
+    # log(1 + sum of exp(s_ij - s_positive)): a difference of two logs would lose the digits of a small loss.
     return _softplus(log_negatives_R - positive_R).sum() / len(z_MD), log_negatives_R
 
 
 def _fake_backward(
-    grad: torch.Tensor,
+    _grad: torch.Tensor,
     z1_ND: torch.Tensor,
-    z2_ND: torch.Tensor,
-    group_N: torch.Tensor | None,
-    log_negatives_M: torch.Tensor,
-    first: int,
+    _z2: torch.Tensor,
+    _group: torch.Tensor | None,
+    _log_negatives: torch.Tensor,
+    _first: int,
     count: int,
     *_: Any,
 ) -> torch.Tensor:
@@ -161,8 +161,8 @@ class _Share(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        z1_nD: torch.Tensor,
-        z2_nD: torch.Tensor,
+        _z1_nD: torch.Tensor,
+        _z2_nD: torch.Tensor,
         z1_ND: torch.Tensor,
         z2_ND: torch.Tensor,
         group_N: torch.Tensor | None,
@@ -176,7 +176,7 @@ class _Share(torch.autograd.Function):
         return share
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         z1_ND, z2_ND, group_N, log_negatives_M = ctx.saved_tensors
         dz_n2D = _backward(grad, z1_ND, z2_ND, group_N, log_negatives_M, *ctx.constants)
         num_others = len(ctx.needs_input_grad) - 2
@@ -205,9 +205,7 @@ def _run_of_rank(
     gather: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
     gathered = _gather(z1_nD, z2_nD, group_n, first, gather)
-    return _Share.apply(
-        z1_nD, z2_nD, *gathered, gather, first, len(z1_nD), temperature, precision, backend
-    )
+    return _Share.apply(z1_nD, z2_nD, *gathered, gather, first, len(z1_nD), temperature, precision, backend)
 
 
 @without_autocast
@@ -314,8 +312,8 @@ def nt_xent(
 ) -> torch.Tensor:
     """NT-Xent loss of N positive pairs, shape ().
 
-    The loss and sums are float32, float64 if the inputs are; autocast has no say. Except by the reference, no
-    M x M matrix is formed, and two runs on one machine agree bit for bit.
+    The loss and sums are float32, float64 if the inputs are; autocast has no say. Except by the reference,
+    no M x M matrix is formed, and two runs on one machine agree bit for bit.
 
     Parameters
     ----------
@@ -324,7 +322,7 @@ def nt_xent(
     temperature : float
         Divides the cosine similarities.
     group_N : Tensor of int64, shape (N,), optional
-        Objects with the same number are not negatives of each other, such as repeats of one source in a batch.
+        Objects with the same number are not negatives of each other, such as repeats of one source.
     precision : str
         Of the matrix products; ``"fp32"``.
     backend : str
@@ -333,8 +331,8 @@ def nt_xent(
     Raises
     ------
     ConfigError
-        If the views differ in shape or type, there is no other object to contrast with, the temperature is not
-        above zero, or the groups do not fit.
+        If the views differ in shape or type, there is no other object to contrast with, the temperature is
+        not above zero, or the groups do not fit.
     BackendUnavailable
         If a named backend cannot run this problem.
 
@@ -362,8 +360,8 @@ def nt_xent_of_rank(
 ) -> torch.Tensor:
     """Share of this rank in the NT-Xent loss of the pairs of all ranks, shape ().
 
-    The shares of all ranks add up to the joint loss, and each rank receives the gradient of the joint loss with
-    respect to its own rows, so no gradients of projections are exchanged. It assumes that all ranks call
+    The shares of all ranks add up to the joint loss, and each rank receives the gradient of the joint loss
+    with respect to its own rows, so no gradients of projections are exchanged. It assumes that all ranks call
     backward with the same upstream gradient. Where gradients of weights are averaged over ranks afterwards, as
     ``DistributedDataParallel`` does, multiply the share by the number of ranks.
 
@@ -376,8 +374,8 @@ def nt_xent_of_rank(
     first : int
         How many pairs the ranks before this one hold.
     gather : callable
-        Takes a tensor and returns those of all ranks, joined along the first axis in the order of the ranks. It
-        is called on every rank in the same order, and not differentiated.
+        Takes a tensor and returns those of all ranks, joined along the first axis in the order of the ranks.
+        It is called on every rank in the same order, and not differentiated.
     group_n, precision, backend
         As in :func:`nt_xent`; with groups on one rank there must be groups on all.
 

@@ -30,9 +30,7 @@ def without_autocast(run: Callable[P, R]) -> Callable[P, R]:
     return guarded
 
 
-def register(
-    name: str, schema: str, fake: Callable[..., Any]
-) -> Callable[[Callable[..., Any]], torch.library.CustomOpDef]:
+def register(name: str, schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     """Register the decorated function as ``torch.ops.margformer_fast.<name>``.
 
     To ``torch.compile`` it is one opaque node, to autograd a function without derivative until
@@ -44,10 +42,15 @@ def register(
     name : str
         Without the namespace.
     schema : str
-        Arguments and results in torch's notation, such as ``"(Tensor x, float eps) -> Tensor"``. No result may
-        share memory with an argument or another result.
+        Arguments and results in torch's notation, such as ``"(Tensor x, float eps) -> Tensor"``. No result
+        may share memory with an argument or another result.
     fake : callable
         Takes the arguments and returns empty results of the right shapes and dtypes.
+
+    Returns
+    -------
+    callable
+        Turns a function into a ``torch.library.CustomOpDef``, which is called like the function.
 
     Examples
     --------
@@ -56,7 +59,7 @@ def register(
     ...     return x / 2
     """
 
-    def decorate(run: Callable[..., Any]) -> torch.library.CustomOpDef:
+    def decorate(run: Callable[..., Any]) -> Any:
         op = torch.library.custom_op(
             f"{NAMESPACE}::{name}", without_autocast(run), mutates_args=(), schema=schema
         )
