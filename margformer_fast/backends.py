@@ -30,6 +30,7 @@ from typing import Any
 
 from . import _native
 from .errors import BackendUnavailable, ConfigError
+from .kernels.toolchain import why_no_triton
 
 AUTO = "auto"
 ENVIRONMENT_VARIABLE = "MARGFORMER_BACKEND"
@@ -101,6 +102,11 @@ def not_in_memory(problem: Problem) -> tuple[str, ...]:
 def not_compiled(problem: Problem) -> tuple[str, ...]:
     """Say why host functions of the compiled module cannot run."""
     return not_in_memory(problem) + _native.why_not()
+
+
+def no_triton(problem: Problem) -> tuple[str, ...]:
+    """Say why Triton kernels cannot run."""
+    return why_no_triton(problem.device)
 
 
 @dataclass(frozen=True)

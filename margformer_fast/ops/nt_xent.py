@@ -9,6 +9,7 @@ gradient of those sums. What is linear in N stands here, once: normalisation, th
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -17,12 +18,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..backends import AUTO, Implementation, Operator, Problem, only_full_precision
+from ..backends import AUTO, Implementation, Operator, Problem, no_triton, only_full_precision
 from ..errors import ConfigError
 from ..kernels import nt_xent_tiled
 from ..reference.nt_xent import nt_xent as _reference
 from ..reference.nt_xent import nt_xent_of_rank as _reference_of_rank
 from .registration import register, without_autocast
+
+PRECISIONS = ("fp32", "tf32x3", "tf32", "bf16")
+"""Of the matrix products, from the most exact to the fastest; sums are float32 in all of them."""
 
 # As torch.nn.functional.normalize: shorter vectors are divided by this, so that zeros stay zeros.
 SHORTEST_NORM = 1e-12
@@ -50,6 +54,9 @@ def _softplus(x: torch.Tensor) -> torch.Tensor:
 
 
 def _kernels(backend: str) -> ModuleType:
+    if backend == "triton":
+        # Where it is chosen, Triton is there; elsewhere this import would fail.
+        return importlib.import_module("..kernels.nt_xent", __package__)
     return nt_xent_tiled
 
 
@@ -263,10 +270,20 @@ def _why_not_tiled(problem: Problem) -> tuple[str, ...]:
     return (f"it does not multiply {problem.dtype} in {problem.precision}",)
 
 
+def _why_not_triton(problem: Problem) -> tuple[str, ...]:
+    reasons = no_triton(problem)
+    if problem.dtype == "float64":
+        reasons += ("it computes no float64",)
+    if problem.precision not in PRECISIONS:
+        reasons += (f"it does not multiply in {problem.precision}",)
+    return reasons
+
+
 def _implementations(
     run: Callable[..., torch.Tensor], reference: Callable[..., torch.Tensor]
 ) -> tuple[Implementation, ...]:
     return (
+        Implementation("triton", partial(run, "triton"), _why_not_triton),
         Implementation("tiled", partial(run, "tiled"), _why_not_tiled),
         Implementation("reference", reference, only_full_precision),
     )
@@ -324,9 +341,9 @@ def nt_xent(
     group_N : Tensor of int64, shape (N,), optional
         Objects with the same number are not negatives of each other, such as repeats of one source.
     precision : str
-        Of the matrix products; ``"fp32"``.
+        Of the matrix products: ``"fp32"``, ``"tf32x3"``, ``"tf32"`` or ``"bf16"``; not every backend has all.
     backend : str
-        Which implementation to use: ``"tiled"``, ``"reference"``; see :mod:`margformer_fast.backends`.
+        Which implementation to use: ``"triton"``, ``"tiled"``, ``"reference"``; see :mod:`margformer_fast.backends`.
 
     Raises
     ------
