@@ -34,6 +34,8 @@ from .kernels.toolchain import why_no_triton
 
 AUTO = "auto"
 ENVIRONMENT_VARIABLE = "MARGFORMER_BACKEND"
+FULL_PRECISIONS = ("ieee", "fp32")
+"""Of matrix products: by the units of that type alone, or by any means that are as exact."""
 
 _log = logging.getLogger(__name__)
 _registry: dict[str, Operator] = {}
@@ -61,7 +63,7 @@ class Problem:
     needs_grad : bool
         Whether a gradient will be asked for.
     precision : str
-        Of matrix products: ``"fp32"``, or a faster and less exact one that was asked for.
+        Of matrix products: ``"ieee"`` or ``"fp32"`` for that of the inputs, or a less exact one asked for.
     """
 
     device: str
@@ -91,7 +93,7 @@ def _always(_problem: Problem) -> tuple[str, ...]:
 
 def only_full_precision(problem: Problem) -> tuple[str, ...]:
     """Say why code that multiplies in the precision of its inputs cannot run."""
-    return () if problem.precision == "fp32" else (f"it does not multiply in {problem.precision}",)
+    return () if problem.precision in FULL_PRECISIONS else (f"it does not multiply in {problem.precision}",)
 
 
 def not_in_memory(problem: Problem) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from nt_xent_cases import Case, check_accuracy, exact, ours, random_case, relati
 from margformer_fast.backends import use_backend
 from margformer_fast.errors import BackendUnavailable, ConfigError
 from margformer_fast.kernels import nt_xent_tiled
-from margformer_fast.ops.nt_xent import nt_xent, nt_xent_of_rank
+from margformer_fast.ops.nt_xent import PRECISIONS, nt_xent, nt_xent_of_rank
 from margformer_fast.reference.nt_xent import nt_xent as reference
 
 
@@ -276,35 +276,40 @@ class Ranks:
             raise errors[0]
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("sizes", [[6, 6], [1, 4, 2, 5], [11]], ids=str)
-def test_shares_of_ranks_make_the_joint_loss(
-    rng: np.random.Generator, backend: str, tiles: None, sizes: list[int], grouped: bool
-) -> None:
-    case = random_case(rng, sum(sizes), 7, 0.15, grouped=grouped)
+def check_shares(case: Case, sizes: list[int], device: str, precision: str, tolerance: float) -> None:
+    """Hold the sum of all ranks' shares and each rank's gradients to those of the joint loss."""
+    dtype = torch.float64 if device == "cpu" else torch.float32
     loss, *grads = exact(case)
     ranks, shares = Ranks(sizes), [torch.tensor(0.0)] * len(sizes)
     got = [torch.full_like(case.z1, torch.nan) for _ in range(2)]
 
     def work(rank: int, first: int) -> None:
         own = slice(first, first + sizes[rank])
-        z1, z2 = (z[own].clone().requires_grad_() for z in (case.z1, case.z2))
+        z1, z2 = (z[own].to(device, dtype, copy=True).requires_grad_() for z in (case.z1, case.z2))
         share = nt_xent_of_rank(
             z1,
             z2,
             temperature=case.temperature,
             first=first,
             gather=ranks.gather(rank),
-            group_n=None if case.group is None else case.group[own],
+            group_n=None if case.group is None else case.group[own].to(device),
+            precision=precision,
         )
         (2 * share).backward()
-        shares[rank] = share.detach()
-        got[0][own], got[1][own] = z1.grad, z2.grad
+        shares[rank] = share.detach().double().cpu()
+        got[0][own], got[1][own] = z1.grad.double().cpu(), z2.grad.double().cpu()
 
     ranks.run(work)
-    assert sum(shares).item() == pytest.approx(loss.item(), rel=1e-12)
-    for mine, joint in zip(got, grads, strict=True):
-        torch.testing.assert_close(mine, 2 * joint, rtol=1e-11, atol=1e-13)
+    answer = (sum(shares), got[0] / 2, got[1] / 2)
+    assert max(relative_errors(answer, (loss, *grads))) < tolerance
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("sizes", [[6, 6], [1, 4, 2, 5], [11]], ids=str)
+def test_shares_of_ranks_make_the_joint_loss(
+    rng: np.random.Generator, backend: str, tiles: None, sizes: list[int], grouped: bool
+) -> None:
+    check_shares(random_case(rng, sum(sizes), 7, 0.15, grouped=grouped), sizes, "cpu", "fp32", 1e-10)
 
 
 @pytest.mark.parametrize("first", [-1, 3])
@@ -380,6 +385,61 @@ def test_precisions_that_cannot_be_had(dtype: torch.dtype, precision: str, asked
     z = torch.ones(3, 4, dtype=dtype)
     with pytest.raises(BackendUnavailable, match=message):
         nt_xent(z, z, temperature=0.1, precision=precision, backend=asked)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 10.0])
+@pytest.mark.parametrize(("n", "dim"), [(2, 16), (29, 33), (301, 128), (700, 200), (150, 300)])
+def test_accuracy_on_a_gpu(
+    rng: np.random.Generator, n: int, dim: int, temperature: float, grouped: bool, precision: str
+) -> None:
+    check_accuracy(random_case(rng, n, dim, temperature, grouped=grouped), precision, "cuda", "triton")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_tiles_on_a_gpu(rng: np.random.Generator, precision: str) -> None:
+    check_accuracy(random_case(rng, 301, 64, 0.1), precision, "cuda", "tiled")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_two_runs_on_a_gpu_agree_bit_for_bit(rng: np.random.Generator, precision: str) -> None:
+    case = random_case(rng, 3001, 128, 0.1)
+    first, second = (ours(case, precision, "cuda", "triton") for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_memory_on_a_gpu(precision: str) -> None:
+    peaks = []
+    for n in (16384, 32768):
+        z1, z2 = torch.randn(2, n, 128, device="cuda")
+        z1, z2 = z1.requires_grad_(), z2.requires_grad_()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        loss = nt_xent(z1, z2, temperature=0.1, precision=precision, backend="triton")
+        torch.autograd.grad(loss, (z1, z2))
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+        assert peaks[-1] <= 4 * 2 * z1.nbytes
+    assert peaks[1] <= 2.01 * peaks[0]
+
+
+@pytest.mark.gpu
+def test_shares_of_ranks_on_a_gpu(rng: np.random.Generator) -> None:
+    case = random_case(rng, 300, 64, 0.15)
+    check_shares(case, [100, 37, 163], "cuda", "fp32", 1e-5)
+
+
+@pytest.mark.gpu
+def test_compiles_on_a_gpu(rng: np.random.Generator) -> None:
+    torch.compiler.reset()
+    z1, z2 = (torch.from_numpy(z).float().cuda() for z in rng.normal(size=(2, 300, 64)))
+    compiled = torch.compile(lambda a, b: nt_xent(a, b, temperature=0.2, backend="triton"), fullgraph=True)
+    torch.testing.assert_close(compiled(z1, z2), nt_xent(z1, z2, temperature=0.2, backend="triton"))
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,17 @@
 """NT-Xent in Triton, tile by tile on the chip; memory linear in the batch, no atomics.
 
-Shapes: M rows, D dim, R of the M rows that are asked for; I and J are blocks of rows, C a chunk of D. Rows 2i and
-2i + 1 are a pair.
+Shapes: M rows, D dim, R of the M rows that are asked for; I and J are blocks of rows, C a chunk of D. Rows 2i
+and 2i + 1 are a pair.
 
-Sums. The matrix is symmetric, so with all rows asked for only blocks J >= I are computed (M^2 D operations). What a
-block adds to its columns belongs to rows of other programs. Rather than by atomics, whose order changes from run to
-run, each of a fixed number of programs adds to a row of sums of its own; the sum over programs comes last.
+Sums. The matrix is symmetric, so with all rows asked for only blocks J >= I are computed (M^2 D
+operations). What a block adds to its columns belongs to rows of other programs. Rather than by atomics, whose
+order changes from run to run, each of a fixed number of programs adds to a row of sums of its own; the sum
+over programs comes last.
 
-Gradient. Here what a block owes to its columns is a whole tile of the gradient. Partial gradients of their own for
-all programs would not be linear in memory, and atomics would not be repeatable, so each program owns its rows and
-runs over all columns: 4 M^2 D operations where symmetry would need 3. Together 5 M^2 D, against 4 with symmetry
-throughout and 6 with none.
+Gradient. Here what a block owes to its columns is a whole tile of the gradient. A partial gradient for every
+program would not be linear in memory, adding into one in a fixed order would move more bytes than the chip
+can, and atomics would not be repeatable. So each program owns its rows and runs over all columns: 4 M^2 D
+operations where symmetry would need 3. Together 5 M^2 D, against 4 with symmetry throughout and 6 with none.
 
 Written for Triton 3.6.
 """
@@ -18,7 +19,7 @@ Written for Triton 3.6.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -29,8 +30,8 @@ from .toolchain import is_interpreting
 LOG2_E = math.log2(math.e)
 # As in the tiled form: up to here sums of exp(s) stay far inside the range of float32 without their maximum.
 LARGEST_BOUNDED_LOGIT = 60.0
-LARGEST_WHOLE_DIM = 256
-INPUT_PRECISIONS = {"fp32": "ieee", "tf32x3": "tf32x3", "tf32": "tf32", "bf16": "ieee"}
+# How tl.dot is told. Three products in tf32 have the error of one in float32, on units six times as fast.
+INPUT_PRECISIONS = {"ieee": "ieee", "fp32": "tf32x3", "tf32": "tf32", "bf16": "ieee"}
 
 
 @triton.jit
@@ -72,7 +73,7 @@ def _similarities(
 ):
     """Similarities in base 2; -inf where a pair is not negative. Loaded chunks are those of number 0."""
     s_IJ = tl.dot(z_IC, tl.trans(z_JC), input_precision=PRECISION)
-    for chunk in tl.static_range(1, NUM_CHUNKS):
+    for chunk in range(1, NUM_CHUNKS):  # not unrolled: the chunks of all steps would be kept in registers
         more_IC = _load_rows(z_ptr, rows_I, chunk, M, D, BLOCK_C, UPCAST)
         more_JC = _load_rows(z_ptr, columns_J, chunk, M, D, BLOCK_C, UPCAST)
         s_IJ = tl.dot(more_IC, tl.trans(more_JC), s_IJ, input_precision=PRECISION)
@@ -102,14 +103,14 @@ def sums_by_symmetry(
 ):
     """Add exp(s) of blocks J >= I to the rows of I and of J, in this program's own row of `sums` (P, M).
 
-    A piece of work is a block I and those J of one chunk of columns that are not left of it. Chunk k has pieces
+    A piece of work is a block I and those J of one chunk of columns not left of it. Chunk k has pieces
     I = 0 .. min((k + 1) blocks_a_chunk, num_blocks) - 1; they are dealt out to the programs one by one.
     """
     sums_ptr += tl.program_id(0).to(tl.int64) * M
     I = tl.program_id(0)  # noqa: E741
     chunk = 0
     pieces = tl.minimum(blocks_a_chunk, num_blocks)
-    while (I >= pieces) & (chunk * blocks_a_chunk < num_blocks):
+    while (pieces <= I) & (chunk * blocks_a_chunk < num_blocks):
         I -= pieces  # noqa: E741
         chunk += 1
         pieces = tl.minimum((chunk + 1) * blocks_a_chunk, num_blocks)
@@ -137,7 +138,7 @@ def sums_by_symmetry(
         # Other threads of this program read these sums in the next piece.
         tl.debug_barrier()
         I += num_programs  # noqa: E741
-        while (I >= pieces) & (chunk * blocks_a_chunk < num_blocks):
+        while (pieces <= I) & (chunk * blocks_a_chunk < num_blocks):
             I -= pieces  # noqa: E741
             chunk += 1
             pieces = tl.minimum((chunk + 1) * blocks_a_chunk, num_blocks)
@@ -242,29 +243,53 @@ class Blocks(NamedTuple):
     num_stages: int
 
 
-def choose_blocks(D: int, precision: str, *, gradient: bool) -> Blocks:
-    """Return blocks for an H200: 227 KiB of shared memory and 64 Ki registers a multiprocessor.
+# For an H200, by precision and whether it is for the gradient: up to which D a row is taken whole, and beyond
+# that, in which chunks. The largest blocks tried that fit into its 227 KiB of shared memory (the rows' block
+# takes one part, each stage of columns another) and, by the assembler's report, keep all else in registers.
+BLOCKS: dict[tuple[str, bool], tuple[tuple[float, Blocks], ...]] = {
+    ("bf16", False): (
+        (128, Blocks(128, 128, 128, 8, 3)),
+        (256, Blocks(128, 128, 256, 8, 2)),
+        (math.inf, Blocks(128, 128, 128, 8, 2)),
+    ),
+    ("bf16", True): (
+        (128, Blocks(128, 128, 128, 8, 3)),
+        (256, Blocks(128, 64, 256, 8, 2)),
+        (math.inf, Blocks(128, 64, 128, 8, 2)),
+    ),
+    ("tf32", False): (
+        (128, Blocks(128, 64, 128, 8, 2)),
+        (256, Blocks(64, 64, 256, 4, 2)),
+        (math.inf, Blocks(128, 64, 128, 8, 2)),
+    ),
+    ("tf32", True): (
+        (128, Blocks(128, 64, 128, 8, 2)),
+        (256, Blocks(64, 32, 256, 8, 2)),
+        (math.inf, Blocks(64, 64, 128, 8, 1)),
+    ),
+    ("fp32", False): ((128, Blocks(64, 64, 128, 4, 1)), (math.inf, Blocks(64, 64, 64, 4, 1))),
+    ("fp32", True): ((128, Blocks(128, 32, 128, 8, 2)), (math.inf, Blocks(128, 32, 64, 8, 1))),
+    ("ieee", False): ((math.inf, Blocks(64, 64, 32, 8, 1)),),
+    ("ieee", True): ((128, Blocks(32, 32, 128, 8, 1)), (math.inf, Blocks(64, 64, 32, 8, 1))),
+}
 
-    Of the shared memory a block of rows takes one part and each stage of the columns another. Of the registers
-    the tile takes rows x columns, and the gradient rows x dims. Not autotuned: a choice that depends on
+
+def choose_blocks(D: int, precision: str, *, gradient: bool) -> Blocks:
+    """Return the blocks for rows of D numbers.
+
+    From a table rather than by autotuning: blocks decide the order of additions, and a choice that depends on
     timings would make results depend on them.
     """
-    dims = max(16, triton.next_power_of_2(D)) if D <= LARGEST_WHOLE_DIM else 128
-    if precision == "bf16":
-        columns = 64 if gradient and dims == LARGEST_WHOLE_DIM else 128
-        return Blocks(128, columns, dims, num_warps=8, num_stages=2 if dims == LARGEST_WHOLE_DIM else 3)
-    if precision == "fp32":  # On the ordinary units: the tile is a product of registers.
-        return Blocks(64, 64, dims, num_warps=8, num_stages=2)
-    if precision == "tf32x3" or dims == LARGEST_WHOLE_DIM:
-        return Blocks(64, 64, dims, num_warps=4, num_stages=2)
-    return Blocks(128, 64, dims, num_warps=8, num_stages=2)
+    blocks = next(blocks for largest, blocks in BLOCKS[precision, gradient] if largest >= D)
+    return blocks._replace(dims=min(blocks.dims, max(16, triton.next_power_of_2(D))))
 
 
 def _factors(z_MD: torch.Tensor, precision: str) -> torch.Tensor:
     return z_MD.bfloat16() if precision == "bf16" else z_MD
 
 
-def _constants(D: int, blocks: Blocks, group_N: torch.Tensor | None, precision: str) -> dict[str, object]:
+def constants(D: int, blocks: Blocks, group_N: torch.Tensor | None, precision: str) -> dict[str, Any]:
+    """Return what a kernel is compiled for, and with which options."""
     return {
         "BLOCK_C": blocks.dims,
         "NUM_CHUNKS": triton.cdiv(D, blocks.dims),
@@ -273,6 +298,7 @@ def _constants(D: int, blocks: Blocks, group_N: torch.Tensor | None, precision: 
         "UPCAST": precision == "bf16" and is_interpreting(),
         "num_warps": blocks.num_warps,
         "num_stages": blocks.num_stages,
+        "enable_fp_fusion": True,
     }
 
 
@@ -299,13 +325,13 @@ def log_sum_of_negatives(
     temperature : float
         Divides the products.
     precision : str
-        Of the products: ``"fp32"``, ``"tf32x3"`` (three products in tf32, as exact as fp32), ``"tf32"`` or
-        ``"bf16"``. Sums are float32.
+        Of the products: ``"ieee"`` (in float32 units), ``"fp32"`` (as exact, by three products in tf32),
+        ``"tf32"`` or ``"bf16"``. Sums are float32.
     """
     M, D = z_MD.shape
     factors = _factors(z_MD, precision)
     blocks = choose_blocks(D, precision, gradient=False)
-    constants = _constants(D, blocks, group_N, precision)
+    compiled_for = constants(D, blocks, group_N, precision)
     group = factors if group_N is None else group_N.contiguous()
     if len(rows) == M and 1 / temperature <= LARGEST_BOUNDED_LOGIT:
         block = min(blocks.rows, blocks.columns)
@@ -316,13 +342,13 @@ def log_sum_of_negatives(
         sums_PM = z_MD.new_zeros(num_programs, M)
         sums_by_symmetry[(num_programs,)](
             factors, group, sums_PM, M, D, LOG2_E / temperature, num_blocks, blocks_a_chunk, num_programs,
-            BLOCK=block, **constants,
+            BLOCK=block, **compiled_for,
         )  # fmt: skip
         return sums_PM.sum(0).log_()
     log2_sum_R = z_MD.new_empty(len(rows))
     sums_by_rows[(triton.cdiv(len(rows), blocks.rows),)](
         factors, group, log2_sum_R, M, D, LOG2_E / temperature, rows.start, rows.stop,
-        BLOCK_I=blocks.rows, BLOCK_J=blocks.columns, **constants,
+        BLOCK_I=blocks.rows, BLOCK_J=blocks.columns, **compiled_for,
     )  # fmt: skip
     return log2_sum_R.div_(LOG2_E)
 
@@ -356,6 +382,6 @@ def gradient_of_negatives(
         BOUNDED=1 / temperature <= LARGEST_BOUNDED_LOGIT,
         BLOCK_I=blocks.rows,
         BLOCK_J=blocks.columns,
-        **_constants(D, blocks, group_N, precision),
+        **constants(D, blocks, group_N, precision),
     )
     return dz_RD

@@ -5,8 +5,8 @@ each other: rows 2i and 2i + 1 are a pair, so that any range of pairs is one ran
 
 The matrix s_ij = z_i . z_j / temperature is symmetric. With all rows asked for, only tiles on and above the
 diagonal are computed, and each serves its rows and its columns: M^2 D operations forward and 3 M^2 D
-backward, against 2 and 4 without the symmetry. Almost all time goes into the matrix products, which run in place on one
-buffer; base-2 exponentials are used because they are the cheaper ones here.
+backward, against 2 and 4 without the symmetry. Almost all time goes into the matrix products, which run in
+place on one buffer; base-2 exponentials are used because they are the cheaper ones here.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def log_sum_of_negatives(
     temperature : float
         Divides the products.
     precision : str
-        Of the products: ``"fp32"``, meaning that of `z_MD`, or ``"bf16"``: factors and results of a product are
-        rounded to bfloat16, its sums are float32 within and over tiles.
+        Of the products. ``"bf16"``: factors and results of a product are rounded to bfloat16, its sums are
+        float32 within and over tiles. Anything else: that of `z_MD`.
     """
     tiles = _Similarities(z_MD, group_N, rows, temperature, precision)
     if _is_bounded(temperature):
@@ -197,8 +197,8 @@ def gradient_of_negatives(
 ) -> torch.Tensor:
     """Return sum over the negatives j of row i of (exp(s_ij - l_i) + exp(s_ij - l_j)) z_j, shape (R, D).
 
-    l is `log_total_M`: each anchor's log of the sum over its partner and negatives. The two terms are the push
-    of j as a negative of i, and of i as a negative of j. Other arguments as above.
+    l is `log_total_M`: each anchor's log of the sum over its partner and negatives. The two terms are the
+    push of j as a negative of i, and of i as a negative of j. Other arguments as above.
     """
     tiles = _Similarities(z_MD, group_N, rows, temperature, precision)
     log2_total_M = log_total_M * LOG2_E

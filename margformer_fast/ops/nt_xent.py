@@ -18,14 +18,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..backends import AUTO, Implementation, Operator, Problem, no_triton, only_full_precision
+from ..backends import (
+    AUTO,
+    FULL_PRECISIONS,
+    Implementation,
+    Operator,
+    Problem,
+    no_triton,
+    only_full_precision,
+)
 from ..errors import ConfigError
 from ..kernels import nt_xent_tiled
 from ..reference.nt_xent import nt_xent as _reference
 from ..reference.nt_xent import nt_xent_of_rank as _reference_of_rank
 from .registration import register, without_autocast
 
-PRECISIONS = ("fp32", "tf32x3", "tf32", "bf16")
+PRECISIONS = ("ieee", "fp32", "tf32", "bf16")
 """Of the matrix products, from the most exact to the fastest; sums are float32 in all of them."""
 
 # As torch.nn.functional.normalize: shorter vectors are divided by this, so that zeros stay zeros.
@@ -212,7 +220,11 @@ def _run_of_rank(
     gather: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
     gathered = _gather(z1_nD, z2_nD, group_n, first, gather)
-    return _Share.apply(z1_nD, z2_nD, *gathered, gather, first, len(z1_nD), temperature, precision, backend)
+    constants = (first, len(z1_nD), temperature, precision, backend)
+    share: torch.Tensor = _Share.apply(  # type: ignore[no-untyped-call]
+        z1_nD, z2_nD, *gathered, gather, *constants
+    )
+    return share
 
 
 @without_autocast
@@ -265,7 +277,7 @@ def _gather(
 
 
 def _why_not_tiled(problem: Problem) -> tuple[str, ...]:
-    if problem.precision == "fp32" or (problem.precision == "bf16" and problem.dtype != "float64"):
+    if problem.precision in FULL_PRECISIONS or (problem.precision == "bf16" and problem.dtype != "float64"):
         return ()
     return (f"it does not multiply {problem.dtype} in {problem.precision}",)
 
@@ -341,9 +353,10 @@ def nt_xent(
     group_N : Tensor of int64, shape (N,), optional
         Objects with the same number are not negatives of each other, such as repeats of one source.
     precision : str
-        Of the matrix products: ``"fp32"``, ``"tf32x3"``, ``"tf32"`` or ``"bf16"``; not every backend has all.
+        Of the matrix products. ``"ieee"``: in float32 units; ``"fp32"``: as exact, by three products in tf32
+        where that is faster; ``"tf32"``; ``"bf16"``. Not every backend has all; float64 has the first two.
     backend : str
-        Which implementation to use: ``"triton"``, ``"tiled"``, ``"reference"``; see :mod:`margformer_fast.backends`.
+        Which implementation to use: ``"triton"``, ``"tiled"`` or ``"reference"``.
 
     Raises
     ------
@@ -379,8 +392,8 @@ def nt_xent_of_rank(
 
     The shares of all ranks add up to the joint loss, and each rank receives the gradient of the joint loss
     with respect to its own rows, so no gradients of projections are exchanged. It assumes that all ranks call
-    backward with the same upstream gradient. Where gradients of weights are averaged over ranks afterwards, as
-    ``DistributedDataParallel`` does, multiply the share by the number of ranks.
+    backward with the same upstream gradient. Where gradients of weights are averaged over ranks afterwards,
+    as ``DistributedDataParallel`` does, multiply the share by the number of ranks.
 
     Parameters
     ----------

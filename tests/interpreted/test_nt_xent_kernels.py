@@ -32,7 +32,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 10.0])
-@pytest.mark.parametrize(("n", "dim"), [(2, 5), (16, 16), (29, 33)])
+@pytest.mark.parametrize(("n", "dim"), [(2, 5), (17, 33)])
 def test_accuracy(
     rng: np.random.Generator, blocks: None, n: int, dim: int, temperature: float, grouped: bool
 ) -> None:
@@ -41,7 +41,7 @@ def test_accuracy(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_precisions(rng: np.random.Generator, blocks: None, precision: str) -> None:
-    """The interpreter multiplies factors in float32: what is tested is that they are rounded, and how often."""
+    """The interpreter multiplies in float32; what is tested is the rounding of bf16 factors."""
     check_accuracy(random_case(rng, 21, 20, 0.2), precision, "cpu", "triton")
 
 
@@ -49,15 +49,15 @@ def test_blocks_chosen_for_the_gpu(rng: np.random.Generator) -> None:
     check_accuracy(random_case(rng, 70, 48, 0.1), "bf16", "cpu", "triton")
 
 
-@pytest.mark.parametrize("num_programs", [1, 2, 7, 40])
+@pytest.mark.parametrize("num_programs", [1, 2, 40])
 def test_any_number_of_programs(
     rng: np.random.Generator, blocks: None, monkeypatch: pytest.MonkeyPatch, num_programs: int
 ) -> None:
     monkeypatch.setattr(kernels, "_num_programs", lambda z_MD: num_programs)
-    check_accuracy(random_case(rng, 50, 16, 0.3), "fp32", "cpu", "triton")
+    check_accuracy(random_case(rng, 29, 16, 0.3), "fp32", "cpu", "triton")
 
 
 def test_two_runs_agree_bit_for_bit(rng: np.random.Generator, blocks: None) -> None:
-    case = random_case(rng, 30, 16, 0.1)
+    case = random_case(rng, 14, 16, 0.1)
     first, second = (ours(case, "fp32", "cpu", "triton") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
