@@ -30,9 +30,12 @@ from typing import Any
 
 from . import _native
 from .errors import BackendUnavailable, ConfigError
+from .kernels.toolchain import why_no_triton
 
 AUTO = "auto"
 ENVIRONMENT_VARIABLE = "MARGFORMER_BACKEND"
+FULL_PRECISIONS = ("ieee", "fp32")
+"""Of matrix products: by the units of that type alone, or by any means that are as exact."""
 
 _log = logging.getLogger(__name__)
 _registry: dict[str, Operator] = {}
@@ -59,6 +62,8 @@ class Problem:
         Whether every input is C-contiguous.
     needs_grad : bool
         Whether a gradient will be asked for.
+    precision : str
+        Of matrix products: ``"ieee"`` or ``"fp32"`` for that of the inputs, or a less exact one asked for.
     """
 
     device: str
@@ -66,9 +71,10 @@ class Problem:
     shapes: tuple[tuple[int, ...], ...] = ()
     contiguous: bool = True
     needs_grad: bool = False
+    precision: str = "fp32"
 
     @classmethod
-    def of(cls, *tensors: Any) -> Problem:
+    def of(cls, *tensors: Any, precision: str = "fp32") -> Problem:
         """Describe a call with these torch tensors (torch itself is not imported here)."""
         return cls(
             device=tensors[0].device.type,
@@ -76,12 +82,18 @@ class Problem:
             shapes=tuple(tuple(tensor.shape) for tensor in tensors),
             contiguous=all(tensor.is_contiguous() for tensor in tensors),
             needs_grad=any(tensor.requires_grad for tensor in tensors),
+            precision=precision,
         )
 
 
 def _always(_problem: Problem) -> tuple[str, ...]:
     """Give no reason against running: what a reference implementation says."""
     return ()
+
+
+def only_full_precision(problem: Problem) -> tuple[str, ...]:
+    """Say why code that multiplies in the precision of its inputs cannot run."""
+    return () if problem.precision in FULL_PRECISIONS else (f"it does not multiply in {problem.precision}",)
 
 
 def not_in_memory(problem: Problem) -> tuple[str, ...]:
@@ -94,6 +106,11 @@ def not_compiled(problem: Problem) -> tuple[str, ...]:
     return not_in_memory(problem) + _native.why_not()
 
 
+def no_triton(problem: Problem) -> tuple[str, ...]:
+    """Say why Triton kernels cannot run."""
+    return why_no_triton(problem.device)
+
+
 @dataclass(frozen=True)
 class Implementation:
     """One way to run an operator.
@@ -101,7 +118,7 @@ class Implementation:
     Parameters
     ----------
     name : str
-        The backend: ``triton``, ``cuda``, ``cpp`` or ``reference``.
+        The backend: ``triton``, ``cuda``, ``cpp``, ``tiled`` or ``reference``.
     run : callable
         Takes the operator's arguments. If it throws, that is an error and never a reason to try another.
     why_not : callable

@@ -1,0 +1,1 @@
+"""Kernels: what computes, without autograd and without a choice of backend."""
