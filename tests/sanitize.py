@@ -27,7 +27,7 @@ import numpy as np
 
 CHECKOUT = Path(__file__).parent.parent
 # What reaches the compiled module; the other tests would only wait for torch. First what starts threads.
-THREADED = ("test_augment.py", "test_decode.py", "test_native.py")
+THREADED = ("test_augment_patchify.py", "test_cutouts.py", "test_decode.py", "test_native.py")
 TESTS = (
     *THREADED,
     "test_fits.py",

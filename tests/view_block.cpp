@@ -1,36 +1,5 @@
-// core/view_block.hpp with a block of one thread: the lines that the CUDA kernel runs, run on the host.
-#include "core/view_block.hpp"
-
-#include <cstdint>
-#include <vector>
-
-namespace {
-
-struct HostBlock {
-    template <typename Body>
-    void for_each(std::uint32_t count, const Body& body) {
-        for (std::uint32_t i = 0; i < count; ++i) body(i);
-    }
-    template <typename Term>
-    double sum(std::uint32_t count, const Term& term) {
-        double total = 0.0;
-        for (std::uint32_t i = 0; i < count; ++i) total += term(i);
-        return total;
-    }
-};
-
-template <bool kStaged>
-void run(const margformer::BlockProblem& problem, const margformer::Scaling& scaling, float* out) {
-    std::vector<double> shared(margformer::shared_bytes(problem, kStaged) / sizeof(double) + 1);
-    margformer::with_decoder(problem.layout, scaling, [&](const auto& decoder) {
-        HostBlock block;
-        margformer::BlockViews<kStaged, HostBlock, std::decay_t<decltype(decoder)>> views(
-            block, problem, decoder, reinterpret_cast<unsigned char*>(shared.data()));
-        for (std::int64_t n = 0; n < problem.num_rows; ++n) views.write(n, out);
-    });
-}
-
-}  // namespace
+// A C function around host_block.hpp, for ctypes.
+#include "host_block.hpp"
 
 // real: bscale, bzero, angle, shift, jitter. flags: swapped, sampling, edge, flips, noise, standardise, staged.
 extern "C" void views_by_block(const unsigned char* first, char kind, std::int64_t item_size,
@@ -66,5 +35,6 @@ extern "C" void views_by_block(const unsigned char* first, char kind, std::int64
     problem.by_size = margformer::Divider::by(static_cast<std::uint32_t>(problem.size));
     problem.by_bands = margformer::Divider::by(static_cast<std::uint32_t>(problem.bands));
     const margformer::Scaling scaling{real[0], real[1], 0, false};
-    flags[6] != 0 ? run<true>(problem, scaling, out) : run<false>(problem, scaling, out);
+    flags[6] != 0 ? views_by_host_block<true>(problem, scaling, out)
+                  : views_by_host_block<false>(problem, scaling, out);
 }

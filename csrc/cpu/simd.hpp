@@ -36,18 +36,26 @@ __attribute__((noinline)) inline void store_some(float* address, const void* lan
 
 namespace detail {
 
-// Which lanes of two rows, `kWidth` apart, make each of them after an exchange.
+// Lanes of a and b, counted on from a to b. Compilers differ in the name.
+template <int kCount, int... kLane>
+MF_ALWAYS_INLINE void pick(const typename FloatLanes<kCount>::Type& a, const typename FloatLanes<kCount>::Type& b,
+                           typename FloatLanes<kCount>::Type& out) {
+#if defined(__clang__) || __GNUC__ >= 12
+    out = __builtin_shufflevector(a, b, kLane...);
+#else
+    out = __builtin_shuffle(a, b, typename FloatLanes<kCount>::Index{kLane...});
+#endif
+}
+
+// Exchange lanes between rows that are kWidth apart.
 template <int kCount, int kWidth, int... kLane>
 MF_ALWAYS_INLINE void exchange(typename FloatLanes<kCount>::Type* rows, std::integer_sequence<int, kLane...>) {
-    using Index = typename FloatLanes<kCount>::Index;
-    constexpr Index upper = {((kLane & kWidth) == 0 ? kLane : kCount + kLane - kWidth)...};
-    constexpr Index lower = {((kLane & kWidth) == 0 ? kLane + kWidth : kCount + kLane)...};
     for (int i = 0; i < kCount; ++i) {
         if ((i & kWidth) != 0) continue;
         const auto a = rows[i];
         const auto b = rows[i + kWidth];
-        rows[i] = __builtin_shuffle(a, b, upper);
-        rows[i + kWidth] = __builtin_shuffle(a, b, lower);
+        pick<kCount, ((kLane & kWidth) == 0 ? kLane : kCount + kLane - kWidth)...>(a, b, rows[i]);
+        pick<kCount, ((kLane & kWidth) == 0 ? kLane + kWidth : kCount + kLane)...>(a, b, rows[i + kWidth]);
     }
 }
 
