@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -64,22 +65,33 @@ def spilled_bytes(ptx: str, folder: Path) -> int:
 
 @pytest.mark.parametrize("name", ["sums_by_symmetry", "sums_by_rows", "gradient_by_rows"])
 @pytest.mark.parametrize(
-    ("precision", "dim"), [("bf16", 128), ("bf16", 300), ("tf32", 128), ("fp32", 128), ("ieee", 128)]
+    ("precision", "dim", "variant"),
+    [
+        ("bf16", 128, "bounded"),
+        ("bf16", 64, "grouped, unbounded"),
+        ("bf16", 300, "bounded"),
+        ("tf32", 300, "bounded"),
+        ("fp32", 128, "bounded"),
+        ("ieee", 128, "bounded"),
+    ],
 )
-def test_nt_xent(kernels: ModuleType, tmp_path: Path, name: str, precision: str, dim: int) -> None:
+def test_nt_xent(
+    kernels: ModuleType, tmp_path: Path, name: str, precision: str, dim: int, variant: str
+) -> None:
     blocks = kernels.choose_blocks(dim, precision, gradient=name == "gradient_by_rows")
-    constants = kernels.constants(dim, blocks, None, precision)
+    is_grouped = variant.startswith("grouped")
+    constants = kernels.constants(dim, blocks, torch.arange(8) if is_grouped else None, precision)
     options = {key: constants.pop(key) for key in ("num_warps", "num_stages", "enable_fp_fusion")}
     constants |= {
         "BLOCK": min(blocks.rows, blocks.columns),
         "BLOCK_I": blocks.rows,
         "BLOCK_J": blocks.columns,
-        "BOUNDED": True,
+        "BOUNDED": variant == "bounded",
         "UPCAST": False,
     }
     factor = "*bf16" if precision == "bf16" else "*fp32"
     types = dict.fromkeys(("sums_ptr", "log2_sum_ptr", "log2_total_ptr", "dz_ptr"), "*fp32")
-    types |= {"z_ptr": factor, "group_ptr": factor, "scale": "fp32"}
+    types |= {"z_ptr": factor, "group_ptr": "*i64" if is_grouped else factor, "scale": "fp32"}
     compiled = compile_for_hopper(getattr(kernels, name), types, constants, options)
     assert compiled.metadata.shared <= SHARED_MEMORY
     assert (

@@ -26,7 +26,7 @@ FLOORS = (
     {"learning"},
     {"evaluation"},
     {"experiments"},
-    {"runner"},
+    {"runner", "verification"},
     {"info", "train", "classify", "verify", "__main__"},
 )
 # What each folder of csrc/ may include, beside the standard library.

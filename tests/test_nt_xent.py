@@ -127,6 +127,16 @@ def test_input_types(rng: np.random.Generator, backend: str, dtype: torch.dtype)
         assert max(errors) < 1e-12
 
 
+@pytest.mark.parametrize("temperature", [0.02, 0.03])
+def test_all_digits_of_float64(rng: np.random.Generator, temperature: float) -> None:
+    """Also where a negative is so much nearer than the partner that its loss is all but their difference."""
+    case = random_case(rng, 40, 3, temperature)
+    assert max(relative_errors(ours(case, "fp32", "cpu", "tiled", torch.float64), exact(case))) < 1e-12
+    far = Case(torch.eye(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64).flip(0), 1 / 23)
+    loss = ours(far, "fp32", "cpu", "tiled", torch.float64)[0].item()
+    assert loss == pytest.approx(math.log1p(math.exp(23) + 1), rel=1e-14)
+
+
 def test_strides_do_not_matter(rng: np.random.Generator) -> None:
     case = random_case(rng, 21, 10, 0.3)
     wide = torch.zeros(42, 40, dtype=torch.float64)

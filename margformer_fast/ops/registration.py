@@ -60,9 +60,14 @@ def register(name: str, schema: str, fake: Callable[..., Any]) -> Callable[[Call
     """
 
     def decorate(run: Callable[..., Any]) -> Any:
-        op = torch.library.custom_op(
-            f"{NAMESPACE}::{name}", without_autocast(run), mutates_args=(), schema=schema
-        )
+        @without_autocast
+        @wraps(run)
+        def on_its_device(tensor: torch.Tensor, *args: Any) -> Any:
+            # Kernels are launched on the current device.
+            with torch.cuda.device_of(tensor):  # type: ignore[no-untyped-call]
+                return run(tensor, *args)
+
+        op = torch.library.custom_op(f"{NAMESPACE}::{name}", on_its_device, mutates_args=(), schema=schema)
         op.register_fake(fake)
         return op
 
