@@ -1,8 +1,9 @@
 """Every check that needs a GPU, in one command: ``python benchmarks/gpu_suite.py``.
 
 Builds and installs the package into the Python that runs this (its build requirements must be there), runs
-the tests and the benchmarks marked ``gpu``, and writes one JSON file with the machine, the versions, how many
-tests passed, and the median of each benchmark. Exits with 0 only if everything was built, ran and passed.
+the tests and the benchmarks marked ``gpu`` and ``python -m margformer_fast.verify`` on the GPU, and writes one
+JSON file with the machine, the versions, how many tests passed, and the median of each benchmark. Exits with 0
+only if everything was built, ran and passed.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def main() -> int:
         junit, timings = Path(folder) / "tests.xml", Path(folder) / "benchmarks.json"
         timings.touch()
         test_code, test_seconds = run("pytest", "-m", "gpu", "tests", f"--junitxml={junit}")
+        verify_code, _ = run("margformer_fast.verify", "--device", "cuda")
         bench_code, bench_seconds = run(
             "pytest", "-m", "gpu", "benchmarks", "--benchmark-only", f"--benchmark-json={timings}"
         )
@@ -110,6 +112,7 @@ def main() -> int:
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "info": describe(),
             "tests": count_tests(junit) | {"exit_code": test_code, "seconds": test_seconds},
+            "verify_exit_code": verify_code,
             "benchmarks": read_benchmarks(timings),
             "benchmarks_exit_code": bench_code,
             "benchmarks_seconds": bench_seconds,
@@ -123,7 +126,7 @@ def main() -> int:
         print(f"{each['median_s'] * 1e3:12.3f} ms  {each['name']}")
     print(f"written to {path}")
     print("{passed} passed, {failed} failed, {skipped} skipped".format(**result["tests"]))
-    return 0 if test_code == bench_code == 0 and not result["tests"]["skipped"] else 1
+    return 0 if test_code == verify_code == bench_code == 0 and not result["tests"]["skipped"] else 1
 
 
 if __name__ == "__main__":

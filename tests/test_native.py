@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import margformer_fast
 from margformer_fast import _native
@@ -139,6 +141,14 @@ def test_why_cuda_cannot_be_used(
 def test_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MARGFORMER_NUM_THREADS", raising=False)
     assert _native.num_threads() >= 1
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 4)
+    try:
+        assert _native.num_threads() == before + 4, "as many as torch uses"
+    finally:
+        torch.set_num_threads(before)
+    monkeypatch.delitem(sys.modules, "torch")
+    assert _native.num_threads() >= 1, "without torch the cores given to us"
     monkeypatch.setenv("MARGFORMER_NUM_THREADS", "3")
     assert _native.num_threads() == 3
     for wrong in ("0", "-1", "two", ""):
