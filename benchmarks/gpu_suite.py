@@ -1,9 +1,9 @@
 """Every check that needs a GPU, in one command: ``python benchmarks/gpu_suite.py``.
 
 Builds and installs the package into the Python that runs this (its build requirements must be there), runs
-the tests and the benchmarks marked ``gpu`` and ``python -m margformer_fast.verify`` on the GPU, and writes one
-JSON file with the machine, the versions, how many tests passed, and the median of each benchmark. Exits with 0
-only if everything was built, ran and passed.
+the tests and the benchmarks marked ``gpu`` and ``python -m margformer_fast.verify`` on the GPU, and writes
+one JSON file with the machine, the versions, how many tests passed, and the median of each benchmark. Exits
+with 0 only if everything was built, ran and passed.
 """
 
 from __future__ import annotations
