@@ -10,6 +10,13 @@
 
 #define MF_ALWAYS_INLINE inline __attribute__((always_inline))
 
+// Before a short loop of fixed length: GCC unrolls those before it vectorises, and then no longer can.
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define MF_KEEP_LOOP _Pragma("GCC unroll 1")
+#else
+#define MF_KEEP_LOOP
+#endif
+
 namespace margformer {
 
 // FITS stores the most significant byte first.

@@ -22,6 +22,7 @@ struct Key {
 template <int kCount>
 MF_HOST_DEVICE void philox(std::uint32_t (&words)[4][kCount], Key key) {
     for (int round = 0; round < 10; ++round) {
+        MF_KEEP_LOOP
         for (int i = 0; i < kCount; ++i) {
             const std::uint64_t p0 = static_cast<std::uint64_t>(0xD2511F53u) * words[0][i];
             const std::uint64_t p1 = static_cast<std::uint64_t>(0xCD9E8D57u) * words[2][i];
