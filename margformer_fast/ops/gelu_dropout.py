@@ -28,9 +28,11 @@ def _buffer(tensor: torch.Tensor) -> np.ndarray:
     return flat.view(torch.uint16).numpy() if flat.dtype == torch.bfloat16 else flat.numpy()
 
 
-@register(
-    "gelu_dropout", "(Tensor x, Tensor key, int threshold) -> Tensor", lambda x, *_: torch.empty_like(x)
-)
+def _fake(x: torch.Tensor, *_: Any) -> torch.Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@register("gelu_dropout", "(Tensor x, Tensor key, int threshold) -> Tensor", _fake)
 def _forward(x: torch.Tensor, key: torch.Tensor, threshold: int) -> torch.Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
@@ -39,7 +41,13 @@ def _forward(x: torch.Tensor, key: torch.Tensor, threshold: int) -> torch.Tensor
     return out
 
 
-@register("gelu_dropout_backward", "(Tensor grad, Tensor x, Tensor key, int threshold) -> Tensor", _fake)
+def _fake_backward(_grad: torch.Tensor, x: torch.Tensor, *_: Any) -> torch.Tensor:
+    return _fake(x)
+
+
+@register(
+    "gelu_dropout_backward", "(Tensor grad, Tensor x, Tensor key, int threshold) -> Tensor", _fake_backward
+)
 def _backward(grad: torch.Tensor, x: torch.Tensor, key: torch.Tensor, threshold: int) -> torch.Tensor:
     grad, x = grad.contiguous(), x.contiguous()
     out = torch.empty_like(x)
