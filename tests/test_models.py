@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from margformer_fast.config import LVIT, ModelConfig
+from margformer_fast.errors import ConfigError
 from margformer_fast.nn.lvit import LViT
 from margformer_fast.nn.margformer import MargFormer
 from margformer_fast.nn.simclr import SimCLR
@@ -168,6 +170,57 @@ def test_lvit_attention_by_loops() -> None:
     torch.testing.assert_close(
         block.attn(x, block.norm1), out @ block.attn.proj.weight.T + block.attn.proj.bias
     )
+
+
+@pytest.mark.parametrize("form", ["margformer", "lvit"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_dead_work_of_the_last_layer_is_not_missed(form: str, depth: int) -> None:
+    """Running all layers on all tokens gives the same embedding and gradients."""
+    torch.manual_seed(int(torch.seed() % 2**31))
+    config = ModelConfig(form=form, slots=5, depth=depth, dim=12, num_heads=3, hidden=20, size=8)
+    model = (LViT if form == "lvit" else MargFormer)(config, 2).double().eval()
+    inputs = torch.randn(3, 24, dtype=torch.float64), torch.randn(3, 5, 8, 8, dtype=torch.float64)
+    blocks = (
+        model.blocks if form == "lvit" else [nn.Sequential(*b) for b in model.transformer["net"]["layers"]]
+    )
+    seen = []
+    hook = (blocks[0] if form == "lvit" else blocks[0][0]).register_forward_pre_hook(
+        lambda _, args: seen.append(args[0])
+    )
+    embedding = model.embed(*inputs)
+    hook.remove()
+    full = nn.Sequential(*blocks)(seen[0])[:, 0]
+    full = model.norm(full) if form == "lvit" else full
+    torch.testing.assert_close(embedding, full, rtol=1e-12, atol=1e-13)
+    trained = {name: p for name, p in model.named_parameters() if not name.startswith(("head", "mlp_head"))}
+    target = torch.randn_like(embedding)
+    grads = [
+        torch.autograd.grad((each * target).sum(), list(trained.values()), retain_graph=True)
+        for each in (embedding, full)
+    ]
+    for name, got, want in zip(trained, *grads, strict=True):
+        assert want.abs().max() > 0, name
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["margformer", "lvit"])
+def test_last_layer_works_on_one_token(form: str) -> None:
+    config = ModelConfig(form=form, slots=5, depth=2, dim=12, num_heads=3, hidden=20, size=8)
+    model = (LViT if form == "lvit" else MargFormer)(config, 2)
+    tokens = []
+    for block in model.blocks if form == "lvit" else (b[1] for b in model.transformer["net"]["layers"]):
+        block.register_forward_hook(lambda _, _args, out: tokens.append(out.shape[1]))
+    model.embed(torch.randn(3, 24), torch.randn(3, 5, 8, 8))
+    assert tokens == [5, 1]
+
+
+def test_self_attention_refuses_more_queries_than_tokens() -> None:
+    block = LViT(ModelConfig(form="lvit", depth=1, dim=6, num_heads=2, hidden=8, size=8), 0).blocks[0]
+    for count in (0, 6):
+        with pytest.raises(
+            ConfigError, match=f"self_attention: {count} tokens are to query; expected 1 to 5"
+        ):
+            block(torch.randn(2, 5, 6), count)
 
 
 def test_dropout_acts_in_training_only() -> None:

@@ -24,7 +24,9 @@ class _SelfAttention(nn.Module):
         self.proj = nn.Linear(D, D)
         self.num_heads = config.num_heads
 
-    def forward(self, x_BTD: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
+    def forward(
+        self, x_BTD: torch.Tensor, norm: nn.LayerNorm, num_queries: int | None = None
+    ) -> torch.Tensor:
         return self_attention(
             x_BTD,
             norm.weight,
@@ -35,6 +37,7 @@ class _SelfAttention(nn.Module):
             self.proj.weight,
             self.proj.bias,
             num_heads=self.num_heads,
+            num_queries=num_queries,
         )
 
 
@@ -50,8 +53,9 @@ class _Block(nn.Module):
         )
         self.dropout = config.dropout
 
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        x_BTD = x_BTD + self.attn(x_BTD, self.norm1)
+    def forward(self, x_BTD: torch.Tensor, num_kept: int | None = None) -> torch.Tensor:
+        """Return the first `num_kept` tokens after this layer, all if that is None."""
+        x_BTD = x_BTD[:, :num_kept] + self.attn(x_BTD, self.norm1, num_kept)
         w1, w2 = cast(nn.Linear, self.mlp["0"]), cast(nn.Linear, self.mlp["3"])
         dropout = self.dropout if self.training else 0.0
         return x_BTD + feed_forward(
@@ -102,9 +106,11 @@ class LViT(nn.Module):
         patch_BPD = F.linear(patch_BPL, weight_DL, self.patch_embed.bias) + self.pos_embed_patches
         cls_B1D = self.pf_proj(photometry)[:, None] + self.cls_pos
         x_BTD = torch.cat([cls_B1D, patch_BPD], dim=1)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x_BTD = block(x_BTD)
-        return self.norm(x_BTD[:, 0])
+        # Token 0 alone is read: of the last layer nothing else is computed but what it looks at.
+        return self.norm(last(x_BTD, 1)[:, 0])
 
     def forward(self, photometry: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Return logits, shape (B, num_classes); arguments as for :meth:`embed`."""

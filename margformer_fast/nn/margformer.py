@@ -77,10 +77,10 @@ class _PreNorm(nn.Module):
         self.fn = fn
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor, num_kept: int | None = None) -> torch.Tensor:
         # The attention's update has one token; the sum gives it to all T of them. Looks accidental in the
         # published model, but its checkpoints were trained so.
-        return x_BTD + self.fn(x_BTD, self.norm)
+        return x_BTD[:, :num_kept] + self.fn(x_BTD, self.norm)
 
 
 class _Patchify(nn.Module):
@@ -152,9 +152,11 @@ class MargFormer(nn.Module):
         cls_B1D = self.to_dnn(photometry)[:, None]
         x_BTD = torch.cat([cls_B1D, patch_BPD], dim=1) + self.pos_embedding
         layers = cast(nn.ModuleDict, self.transformer["net"])["layers"]
-        for attention, feed_forward_ in cast(Iterable[nn.ModuleList], layers):
+        *blocks, (last_attention, last_feed_forward) = cast(Iterable[nn.ModuleList], layers)
+        for attention, feed_forward_ in blocks:
             x_BTD = feed_forward_(attention(x_BTD))
-        return x_BTD[:, 0]
+        # Token 0 alone is read: the last layer takes no patch token further than the attention reads it.
+        return last_feed_forward(last_attention(x_BTD, 1))[:, 0]
 
     def head(self, embedding: torch.Tensor) -> torch.Tensor:
         """Map embeddings (B, D) to logits (B, num_classes)."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 
 from ..backends import Implementation, Operator, Problem
+from ..kernels.cross_attention_folded import cross_attention as _folded
 from ..reference.cross_attention import cross_attention as _reference
 
-OPERATOR = Operator("cross_attention", (Implementation("reference", _reference),))
+OPERATOR = Operator(
+    "cross_attention", (Implementation("folded", _folded), Implementation("reference", _reference))
+)
 
 
 def cross_attention(
@@ -29,6 +32,7 @@ def cross_attention(
     """Update of all tokens by the photometric query, shape (B, 1, D).
 
     See :func:`margformer_fast.reference.cross_attention.cross_attention` for the arguments and the formula.
+    ``backend`` is ``"folded"``, which forms neither keys nor values, ``"reference"`` or ``"auto"``.
 
     Raises
     ------

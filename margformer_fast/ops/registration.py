@@ -30,6 +30,14 @@ def without_autocast(run: Callable[P, R]) -> Callable[P, R]:
     return guarded
 
 
+def product_dtype(x: torch.Tensor) -> torch.dtype:
+    """Return the type in which plain PyTorch would multiply `x`: autocast's, if that is on."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
 def register(name: str, schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     """Register the decorated function as ``torch.ops.margformer_fast.<name>``.
 

@@ -1,6 +1,6 @@
 """Linformer self-attention of the LViT encoder.
 
-Shapes: B batch, T tokens, D dim, H heads, E = D/H head dim, K slots.
+Shapes: B batch, T tokens, Q of them that query, D dim, H heads, E = D/H head dim, K slots.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ def self_attention(
     w_out_DD: torch.Tensor,
     b_out_D: torch.Tensor,
     num_heads: int,
+    num_queries: int,
 ) -> torch.Tensor:
-    """Let every token query all tokens through Linformer-compressed keys and values.
+    """Let the first tokens query all tokens through Linformer-compressed keys and values.
 
     Parameters
     ----------
@@ -36,18 +37,21 @@ def self_attention(
         Output projection.
     num_heads : int
         Number of heads.
+    num_queries : int
+        How many tokens query, and are updated.
 
     Returns
     -------
-    Tensor, shape (B, T, D)
-        The update of each token (Wang et al. 2020, arXiv 2006.04768).
+    Tensor, shape (B, Q, D)
+        The update of each of the first tokens (Wang et al. 2020, arXiv 2006.04768).
     """
     B, T, D = x_BTD.shape
-    H, E = num_heads, D // num_heads
+    Q, H, E = num_queries, num_heads, D // num_heads
     y_BTD = F.layer_norm(x_BTD, (D,), norm_weight_D, norm_bias_D)
-    q_BHTE, k_BHTE, v_BHTE = F.linear(y_BTD, w_qkv_3DD).reshape(B, T, 3, H, E).permute(2, 0, 3, 1, 4)
+    q_BHQE = F.linear(y_BTD[:, :Q], w_qkv_3DD[:D]).reshape(B, Q, H, E).transpose(1, 2)
+    k_BHTE, v_BHTE = F.linear(y_BTD, w_qkv_3DD[D:]).reshape(B, T, 2, H, E).permute(2, 0, 3, 1, 4)
     k_BHKE = torch.einsum("bhte,tk->bhke", k_BHTE, proj_k_TK)
     v_BHKE = torch.einsum("bhte,tk->bhke", v_BHTE, proj_v_TK)
-    a_BHTK = (q_BHTE @ k_BHKE.transpose(-1, -2)).mul(E**-0.5).softmax(dim=-1)
-    o_BTD = (a_BHTK @ v_BHKE).transpose(1, 2).reshape(B, T, D)
-    return F.linear(o_BTD, w_out_DD, b_out_D)
+    a_BHQK = (q_BHQE @ k_BHKE.transpose(-1, -2)).mul(E**-0.5).softmax(dim=-1)
+    o_BQD = (a_BHQK @ v_BHKE).transpose(1, 2).reshape(B, Q, D)
+    return F.linear(o_BQD, w_out_DD, b_out_D)
