@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from .backends import Operator, Problem, operators
 from .config import AugmentConfig
@@ -28,7 +27,6 @@ from .ops.decode_on_device import RawLayout, decode_on_device
 from .ops.decode_patchify import decode_patchify
 from .ops.feed_forward import feed_forward
 from .ops.fits_header import parse_header
-from .ops.gelu_dropout import gelu_dropout
 from .ops.nt_xent import nt_xent, nt_xent_of_rank
 from .ops.patchify import patchify
 from .ops.read_cutouts import read_cutouts
@@ -114,7 +112,7 @@ def _computed() -> dict[str, _Computed]:
         "self_attention": _Computed(
             (*_BLOCK, (3 * D, D), *_ATTENTION),
             lambda x, backend, _: self_attention(*x, num_heads=H, backend=backend),
-            _given(plain_self_attention, num_heads=H),
+            _given(plain_self_attention, num_heads=H, num_queries=T),
             autocasts=True,
         ),
         "feed_forward": _Computed(
@@ -122,12 +120,6 @@ def _computed() -> dict[str, _Computed]:
             lambda x, backend, _: feed_forward(*x, backend=backend),
             _given(plain_feed_forward, dropout=0.0),
             autocasts=True,
-        ),
-        "gelu_dropout": _Computed(
-            ((5, 1000),),
-            lambda x, backend, _: gelu_dropout(x[0], backend=backend),
-            lambda x: F.gelu(x[0]),
-            autocasts=False,
         ),
         "nt_xent": _Computed(
             ((67, 48), (67, 48)),

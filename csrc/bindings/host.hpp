@@ -7,6 +7,5 @@ namespace margformer::bindings {
 
 void define_host(pybind11::module_& module);
 void define_cutouts(pybind11::module_& module);
-void define_network(pybind11::module_& module);
 
 }  // namespace margformer::bindings

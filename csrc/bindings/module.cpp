@@ -51,7 +51,6 @@ PYBIND11_MODULE(_C, module) {
     module.def("build_info", &build_info);
     margformer::bindings::define_host(module);
     margformer::bindings::define_cutouts(module);
-    margformer::bindings::define_network(module);
 #if MARGFORMER_WITH_CUDA
     margformer::bindings::define_device(module);
 #endif
