@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,10 @@ import torch
 from encoder_cases import check_accuracy, differentiate, random_tensors, relative_errors
 
 from margformer_fast.backends import Problem
+from margformer_fast.kernels import cross_attention_folded
+from margformer_fast.kernels.dropout import KeepStream
 from margformer_fast.ops.cross_attention import OPERATOR, cross_attention
+from margformer_fast.ops.dropout import draw_seed
 from margformer_fast.reference.cross_attention import cross_attention as reference
 
 # B, T, D, H, K
@@ -23,6 +27,21 @@ SIZES = [
     (4, 1, 5, 1, 3),
     (33, 9, 8, 2, 4),
 ]
+
+
+@pytest.fixture(autouse=True)
+def poisoned() -> Iterator[None]:
+    """Fill uninitialised memory with NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=[cross_attention_folded.TILE_ELEMENTS, 200, 1])
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All objects in one tile, several tiles that are cut at the end, and an object a tile."""
+    monkeypatch.setattr(cross_attention_folded, "TILE_ELEMENTS", request.param)
 
 
 def case(rng: np.random.Generator, B: int, T: int, D: int, K: int) -> list[torch.Tensor]:
@@ -67,7 +86,7 @@ def test_accuracy(rng: np.random.Generator, size: tuple[int, ...], kind: str) ->
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_same_formula_in_float64(rng: np.random.Generator, size: tuple[int, ...]) -> None:
+def test_same_formula_in_float64(rng: np.random.Generator, tiles: None, size: tuple[int, ...]) -> None:
     B, T, D, H, K = size
     tensors, grad = case(rng, B, T, D, K), torch.from_numpy(rng.normal(size=(B, 1, D)))
     got, want = (differentiate(partial(op, num_heads=H), tensors, grad) for op in (folded, plain))
@@ -103,6 +122,53 @@ def test_types_of_results(rng: np.random.Generator, dtype: torch.dtype) -> None:
     assert folded(*tensors, num_heads=2).dtype == plain(*tensors, num_heads=2).dtype == dtype
 
 
+def test_gradients_under_dropout_are_those_of_its_masks(rng: np.random.Generator, tiles: None) -> None:
+    B, T, D, H, K = 5, 9, 8, 2, 6
+    tensors, grad = case(rng, B, T, D, K), torch.from_numpy(rng.normal(size=(B, 1, D)))
+    torch.manual_seed(int(rng.integers(2**31)))
+    state = torch.get_rng_state()
+    stream = KeepStream(int(draw_seed()), 0.4)
+    # H K is a multiple of four, so that no word is cut by the edge of a tile.
+    mask = stream.draw(torch.empty(B, H, K, dtype=torch.float64)) * stream.scale
+
+    def masked(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        g, b, w_q, w_k, w_v, p_k, p_v, w_o, b_o = weights
+        y = torch.nn.functional.layer_norm(x, (D,), g, b)
+        q = (y[:, 0] @ w_q.T).view(B, H, 1, D // H)
+        keys, values = (
+            (p.T @ (y @ w.T)).view(B, K, H, -1).transpose(1, 2) for w, p in ((w_k, p_k), (w_v, p_v))
+        )
+        a = (q @ keys.transpose(2, 3) / math.sqrt(D / H)).softmax(-1) * mask[:, :, None]
+        return (a @ values).reshape(B, 1, D) @ w_o.T + b_o
+
+    torch.set_rng_state(state)
+    got = differentiate(partial(folded, num_heads=H, dropout=0.4), tensors, grad)
+    for mine, exact in zip(got, differentiate(masked, tensors, grad), strict=True):
+        torch.testing.assert_close(mine, exact, rtol=1e-11, atol=1e-13)
+
+
+def test_registered_operators(rng: np.random.Generator) -> None:
+    tensors = [each.float().requires_grad_() for each in case(rng, 3, 5, 8, 6)]
+    seed, ops = torch.tensor(int(rng.integers(2**62))), torch.ops.margformer_fast
+    for arguments in ((None, 2, 0.0), (seed, 2, 0.3)):
+        torch.library.opcheck(ops.cross_attention.default, (*tensors, *arguments))
+        with torch.no_grad():
+            _, *kept = ops.cross_attention(*tensors, *arguments)
+        detached = [each.detach() for each in tensors]
+        torch.library.opcheck(
+            ops.cross_attention_backward.default, (torch.randn(3, 8), *detached, *kept, *arguments)
+        )
+
+
+def test_two_runs_agree_bit_for_bit(rng: np.random.Generator) -> None:
+    tensors, grad = case(rng, 130, 65, 64, 64), torch.from_numpy(rng.normal(size=(130, 1, 64)))
+    answers = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        answers.append(differentiate(partial(folded, num_heads=8, dropout=0.1), tensors, grad, torch.float32))
+    assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
+
+
 def test_dropout_keeps_the_mean_and_repeats_with_the_seed(rng: np.random.Generator) -> None:
     """The output is linear in the weights that dropout acts on, so its mean over masks is that without."""
     tensors = [each.float() for each in case(rng, 1, 7, 12, 5)]
@@ -135,3 +201,4 @@ def test_under_compile_in_one_graph(rng: np.random.Generator) -> None:
 def test_who_runs() -> None:
     assert OPERATOR.backends == ("folded", "reference")
     assert OPERATOR.resolve(Problem("cpu")).name == "folded"
+    assert OPERATOR.resolve(Problem("cuda")).name == "reference"

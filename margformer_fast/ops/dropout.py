@@ -11,3 +11,8 @@ def draw_seed() -> torch.Tensor:
     A tensor, so that under ``torch.compile`` it is drawn when the graph runs and not when it is captured.
     """
     return torch.randint(torch.iinfo(torch.int64).max, (), dtype=torch.int64)
+
+
+def seed_number(seed: torch.Tensor | None) -> int | None:
+    """Return a seed as a number, None as it is."""
+    return None if seed is None else int(seed.item())

@@ -10,7 +10,7 @@ from ..backends import Implementation, Operator, Problem, not_in_memory
 from ..kernels import feed_forward_tiled
 from ..kernels.feed_forward_tiled import Weights
 from ..reference.feed_forward import feed_forward as _reference
-from .dropout import draw_seed
+from .dropout import draw_seed, seed_number
 from .registration import product_dtype, register
 
 _WEIGHTS = (
@@ -38,7 +38,7 @@ def _forward(
 ) -> torch.Tensor:
     """Return the update of each token, shape (B, T, D), contiguous."""
     weights = Weights(norm_weight_D, norm_bias_D, w1_MD, b1_M, w2_DM, b2_D)
-    out_RD = feed_forward_tiled.forward(_rows(x_BTD), weights, _number(seed), dropout, dtype)
+    out_RD = feed_forward_tiled.forward(_rows(x_BTD), weights, seed_number(seed), dropout, dtype)
     return out_RD.view(x_BTD.shape)
 
 
@@ -63,17 +63,13 @@ def _backward(
     """Return the gradients of the first seven arguments of the forward."""
     weights = Weights(norm_weight_D, norm_bias_D, w1_MD, b1_M, w2_DM, b2_D)
     dx_RD, *grads = feed_forward_tiled.backward(
-        _rows(grad_BTD), _rows(x_BTD), weights, _number(seed), dropout, dtype
+        _rows(grad_BTD), _rows(x_BTD), weights, seed_number(seed), dropout, dtype
     )
     return [dx_RD.view(x_BTD.shape), *grads]
 
 
 def _rows(x_BTD: torch.Tensor) -> torch.Tensor:
     return x_BTD.reshape(-1, x_BTD.shape[-1]).contiguous()
-
-
-def _number(seed: torch.Tensor | None) -> int | None:
-    return None if seed is None else int(seed.item())
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001
