@@ -129,6 +129,7 @@ def bench_two_views(
     expected = augment_patchify(stamps, rows, objid, config, patch_size=PATCH, backend="reference", **KEY)
     check(run(), expected, mode)
     benchmark.group = f"two views of {BATCH} stamps, {mode}"
+    benchmark.extra_info.update(images=BATCH, baseline=way == "PyTorch, a sample at a time")
     benchmark(run)
 
 

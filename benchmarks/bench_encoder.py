@@ -12,12 +12,15 @@ from functools import lru_cache
 
 import pytest
 import torch
+from memory import bytes_kept
+from processor import skip_unless_products_pay
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from margformer_fast.backends import use_backend
 from margformer_fast.config import ModelConfig
 from margformer_fast.nn.margformer import MargFormer
 from margformer_fast.nn.simclr import SimCLR
+from margformer_fast.ops.encoder_layer import encoder_layer
 from margformer_fast.ops.nt_xent import nt_xent
 
 CONFIG = ModelConfig(slots=64, depth=12, dim=64, num_heads=8, dropout=0.1, photometry_dropout=0.25)
@@ -32,8 +35,9 @@ class AsPublished(MargFormer):
     def embed(self, photometry: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         tokens = [self.to_dnn(photometry)[:, None], self.to_patch_embedding(image)]
         x = torch.cat(tokens, dim=1) + self.pos_embedding
-        for attention, feed_forward in self.transformer["net"]["layers"]:
-            x = feed_forward(attention(x))
+        dropout = self.dropout if self.training else 0.0
+        for layer in self.layers():
+            x = encoder_layer(x, *layer, num_heads=self.num_heads, dropout=dropout)
         return x[:, 0]
 
 
@@ -89,13 +93,19 @@ def check(way: str, precision: str) -> None:
 WAYS = [("published", "fp32"), ("published", "bf16"), ("fast", "fp32"), ("fast", "bf16")]
 
 
+def is_baseline(way: str, precision: str) -> bool:
+    return (way, precision) == WAYS[0]
+
+
 @pytest.mark.parametrize(("way", "precision"), WAYS)
 def bench_simclr_step(benchmark: BenchmarkFixture, way: str, precision: str) -> None:
     """Forward, loss, backward and AdamW on two views of 256 objects, with dropout."""
+    skip_unless_products_pay(precision)
     check(way, precision)
     model = model_of(way).train()
     start = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    kept = bytes_kept(lambda: loss_of(way, precision), [*model.parameters(), *batch()])
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -103,6 +113,9 @@ def bench_simclr_step(benchmark: BenchmarkFixture, way: str, precision: str) -> 
         optimizer.step()
 
     benchmark.group = f"SimCLR step of MargFormer, {NUM_PAIRS} pairs"
+    benchmark.extra_info.update(
+        pairs=NUM_PAIRS, kept_megabytes=kept / 1e6, baseline=is_baseline(way, precision), precision=precision
+    )
     benchmark.pedantic(step, rounds=3, warmup_rounds=1)
     model.load_state_dict(start)
 
@@ -110,6 +123,7 @@ def bench_simclr_step(benchmark: BenchmarkFixture, way: str, precision: str) -> 
 @pytest.mark.parametrize(("way", "precision"), WAYS)
 def bench_inference(benchmark: BenchmarkFixture, way: str, precision: str) -> None:
     """Embeddings of 512 objects."""
+    skip_unless_products_pay(precision)
 
     def run(way: str = way, precision: str = precision) -> torch.Tensor:
         with torch.inference_mode(), as_this_way(way, precision):
@@ -118,4 +132,7 @@ def bench_inference(benchmark: BenchmarkFixture, way: str, precision: str) -> No
     exact = run("published", "fp32")
     assert (run() - exact).norm() <= {"fp32": 1e-5, "bf16": 3e-2}[precision] * exact.norm()
     benchmark.group = f"Embeddings by MargFormer, {2 * NUM_PAIRS} objects"
+    benchmark.extra_info.update(
+        images=2 * NUM_PAIRS, baseline=is_baseline(way, precision), precision=precision
+    )
     benchmark.pedantic(run, rounds=3)

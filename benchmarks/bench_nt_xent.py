@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from memory import bytes_kept
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from margformer_fast.ops.nt_xent import nt_xent
@@ -46,6 +47,23 @@ def as_pytorch_metric_learning(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tens
     return losses.NTXentLoss(temperature=TEMPERATURE)(torch.cat([z1, z2]), label)
 
 
+def as_inf_cl(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
+    """InfoNCE of all rows by inf-cl's kernels: the same work, but a row counts as a negative of itself."""
+    kernels = pytest.importorskip("inf_cl", reason="inf-cl is not installed")
+    z, partner = rows_and_partners(z1, z2)
+    return kernels.cal_flash_loss(z, z, partner, 1 / TEMPERATURE, head_dim=z.shape[1]).mean()
+
+
+def with_itself(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
+    """What inf-cl computes, materialised."""
+    z, partner = rows_and_partners(z1, z2)
+    return F.cross_entropy(z @ z.T / TEMPERATURE, partner)
+
+
+def rows_and_partners(z1: torch.Tensor, z2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return F.normalize(torch.cat([z1, z2]), dim=1), torch.arange(2 * len(z1), device=z1.device).roll(len(z1))
+
+
 def ours(precision: str, backend: str) -> Loss:
     return lambda z1, z2: nt_xent(z1, z2, temperature=TEMPERATURE, precision=precision, backend=backend)
 
@@ -70,10 +88,10 @@ Problem = tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]
 
 
 @lru_cache(maxsize=1)
-def problem(n: int, device: str) -> Problem:
+def problem(n: int, device: str, loss: Loss = materialised) -> Problem:
     """Fresh views, the same for all ways, and the float64 loss and gradients of them."""
     z1, z2 = views(np.random.default_rng(), n, device)
-    return z1, z2, step(materialised, *(z.detach().double().requires_grad_() for z in (z1, z2)))
+    return z1, z2, step(loss, *(z.detach().double().requires_grad_() for z in (z1, z2)))
 
 
 def check(got: tuple[torch.Tensor, ...], want: tuple[torch.Tensor, ...], tolerance: float) -> None:
@@ -82,8 +100,8 @@ def check(got: tuple[torch.Tensor, ...], want: tuple[torch.Tensor, ...], toleran
 
 
 WAYS: dict[str, tuple[Loss, str]] = {
-    "tiled": (ours("fp32", "tiled"), "fp32"),
-    "tiled, bf16": (ours("bf16", "tiled"), "bf16"),
+    "cpp": (ours("fp32", "cpp"), "fp32"),
+    "cpp, bf16": (ours("bf16", "cpp"), "bf16"),
     "materialised": (materialised, "fp32"),
     "lightly's formula": (as_lightly, "fp32"),
     "torch.compile of materialised": (torch.compile(materialised), "fp32"),
@@ -101,16 +119,23 @@ def bench_nt_xent(benchmark: BenchmarkFixture, way: str, num_pairs: int) -> None
     z1, z2, exact = problem(num_pairs, "cpu")
     check(step(loss, z1, z2), exact, TOLERANCE[precision])
     benchmark.group = f"NT-Xent, {num_pairs} pairs, forward and backward"
-    benchmark.extra_info.update(gflop=4 * (2 * num_pairs) ** 2 * DIM / 1e9)
+    benchmark.extra_info.update(
+        pairs=num_pairs,
+        gflop=4 * (2 * num_pairs) ** 2 * DIM / 1e9,
+        baseline=way == "materialised",
+        precision=precision,
+    )
+    if "compile" not in way:  # whose graphs do not tell what they keep
+        benchmark.extra_info["kept_megabytes"] = bytes_kept(lambda: loss(z1, z2), [z1, z2]) / 1e6
     benchmark(step, loss, z1, z2)
 
 
 DEVICE_WAYS: dict[str, tuple[Loss, str]] = {
     **{f"triton, {precision}": (ours(precision, "triton"), precision) for precision in TOLERANCE},
-    "tiled": (ours("fp32", "tiled"), "fp32"),
     "materialised": (materialised, "fp32"),
     "lightly's formula": (as_lightly, "fp32"),
     "torch.compile of materialised": (torch.compile(materialised), "fp32"),
+    "inf-cl": (as_inf_cl, "tf32"),
 }
 MATERIALISES = ("materialised", "lightly's formula", "torch.compile of materialised")
 
@@ -149,12 +174,16 @@ def bench_nt_xent_on_device(
     """The same on a GPU; the rate counts 4 M^2 D operations whatever a way really does.
 
     Beyond 16,384 pairs the matrices of the materialised losses do not fit. Beyond 4,096 the check is of the
-    loss and of some rows' gradients, by slices.
+    loss and of some rows' gradients, by slices; inf-cl's loss, which is another one, is checked at 4,096.
     """
     if num_pairs > 16384 and way in MATERIALISES:
         pytest.skip("matrices of M x M do not fit")
     loss, precision = DEVICE_WAYS[way]
-    if num_pairs <= 4096:
+    if way == "inf-cl":
+        z1, z2, exact = problem(min(num_pairs, 4096), cuda.type, with_itself)
+        check(step(loss, z1, z2), exact, TOLERANCE[precision])
+        z1, z2 = views(rng, num_pairs, cuda.type)
+    elif num_pairs <= 4096:
         z1, z2, exact = problem(num_pairs, cuda.type)
         check(step(loss, z1, z2), exact, TOLERANCE[precision])
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 HERE = Path(__file__).parent
+# Before anything is timed: what other work the machine had.
+LOAD_AT_START = os.getloadavg()
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
@@ -32,6 +35,8 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, object]) -> Non
     from margformer_fast.info import collect
 
     machine_info["margformer_fast"] = collect()
+    machine_info["load_average"] = {"start": LOAD_AT_START, "end": os.getloadavg()}
+    machine_info["num_cpus"] = os.cpu_count()
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ class Implementation:
     Parameters
     ----------
     name : str
-        The backend: ``triton``, ``cuda``, ``cpp``, ``tiled``, ``folded`` or ``reference``.
+        The backend: ``triton``, ``cuda``, ``cpp`` or ``reference``.
     run : callable
         Takes the operator's arguments. If it throws, that is an error and never a reason to try another.
     why_not : callable

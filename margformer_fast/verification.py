@@ -1,8 +1,8 @@
 """Every operator, on every backend usable here, in every precision, held to float64.
 
 Two kinds of operators. Those on tensors compute: their values and gradients are compared with the reference
-in float64, beside plain PyTorch in the same precision. Those on files and stamps move bytes: their results
-are compared with the reference's bit by bit.
+in float64, beside plain PyTorch in the same precision. Those on files and stamps mostly move bytes: their
+results are compared with the reference's, bit by bit where no sum is taken.
 """
 
 from __future__ import annotations
@@ -25,18 +25,25 @@ from .ops.cross_attention import cross_attention
 from .ops.decode import Scaling, decode
 from .ops.decode_on_device import RawLayout, decode_on_device
 from .ops.decode_patchify import decode_patchify
+from .ops.encoder import encoder
+from .ops.encoder_layer import encoder_layer
 from .ops.feed_forward import feed_forward
 from .ops.fits_header import parse_header
+from .ops.layers import Layer
 from .ops.nt_xent import nt_xent, nt_xent_of_rank
 from .ops.patchify import patchify
+from .ops.profile_fit import fit_profiles
 from .ops.read_cutouts import read_cutouts
 from .ops.resident_stamps import ResidentStamps
 from .ops.self_attention import self_attention
 from .ops.stamps import Stamps
 from .reference.cross_attention import cross_attention as plain_cross_attention
+from .reference.encoder import encoder as plain_encoder
+from .reference.encoder_layer import encoder_layer as plain_encoder_layer
 from .reference.feed_forward import feed_forward as plain_feed_forward
 from .reference.nt_xent import nt_xent as plain_nt_xent
 from .reference.self_attention import self_attention as plain_self_attention
+from .reference.weights import AttentionWeights, FeedForwardWeights
 
 GATES = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}
 """Largest error by precision of the products: the norm of the difference over the norm of the truth."""
@@ -93,6 +100,17 @@ class _Moved:
 T, D, H, K, M = 65, 64, 8, 64, 256
 _BLOCK = ((7, T, D), (D,), (D,))  # tokens, scale and offset of the norm
 _ATTENTION = ((T, K), (T, K), (D, D), (D,))
+_LAYER = (
+    *((D,), (D,), (D, D), (D, D), (D, D), *_ATTENTION),
+    *((D,), (D,), (M, D), (M,), (D, M), (D,)),
+)
+
+
+def _layers(tensors: Sequence[torch.Tensor]) -> list[Layer]:
+    """Return weights by layers and halves."""
+    cut = len(AttentionWeights._fields)
+    each = [tensors[first : first + len(_LAYER)] for first in range(0, len(tensors), len(_LAYER))]
+    return [(AttentionWeights(*layer[:cut]), FeedForwardWeights(*layer[cut:])) for layer in each]
 
 
 def _given(function: Callable[..., torch.Tensor], **fixed: Any) -> Callable[[Any], torch.Tensor]:
@@ -119,6 +137,18 @@ def _computed() -> dict[str, _Computed]:
             (*_BLOCK, (M, D), (M,), (D, M), (D,)),
             lambda x, backend, _: feed_forward(*x, backend=backend),
             _given(plain_feed_forward, dropout=0.0),
+            autocasts=True,
+        ),
+        "encoder_layer": _Computed(
+            ((7, T, D), *_LAYER),
+            lambda x, backend, _: encoder_layer(x[0], *_layers(x[1:])[0], num_heads=H, backend=backend),
+            lambda x: plain_encoder_layer(x[0], *_layers(x[1:])[0], H, 0.0),
+            autocasts=True,
+        ),
+        "encoder": _Computed(
+            ((7, T, D), *_LAYER, *_LAYER),
+            lambda x, backend, _: encoder(x[0], _layers(x[1:]), num_heads=H, backend=backend),
+            lambda x: plain_encoder(x[0], _layers(x[1:]), H, 0.0),
             autocasts=True,
         ),
         "nt_xent": _Computed(
@@ -201,6 +231,19 @@ def _read_cutouts(rng: np.random.Generator, _device: torch.device, backend: str)
         return read_cutouts([str(path) for path in paths], [0], backend=backend)[0]
 
 
+def _profile_fit(rng: np.random.Generator, device: torch.device, backend: str) -> np.ndarray:
+    """Fit round blobs in noise; in float64, where all backends take the same steps."""
+    pixel = np.arange(24)
+    width = rng.uniform(2, 4, (6, 2, 1, 1))
+    images = np.exp(-((pixel[:, None] - 11.7) ** 2 + (pixel - 11.2) ** 2) / width**2)
+    images += 0.02 * rng.standard_normal(images.shape)
+    given = [images, np.full((6, 2, 2), 11.5), np.tile([1.5, 0, 1.5], (6, 2, 1, 1)), np.ones((6, 2, 1))]
+    given += [np.full((6, 2), 0.02), np.full((6, 2), 500.0)]
+    tensors = [torch.from_numpy(each).to(device) for each in given]
+    found = fit_profiles(*tensors, reference_band=0, backend=backend)
+    return torch.cat([found.flux, found.shape.flatten(1)], dim=1).cpu().numpy()
+
+
 def _moved() -> dict[str, tuple[_Moved, ...]]:
     return {
         "augment_patchify": (
@@ -212,6 +255,7 @@ def _moved() -> dict[str, tuple[_Moved, ...]]:
         "decode": (_Moved(_decode),),
         "decode_on_device": (_Moved(_decode_on_device),),
         "parse_header": (_Moved(_fits_header),),
+        "profile_fit": (_Moved(_profile_fit, 1e-6),),
         "read_cutouts": (_Moved(_read_cutouts),),
     }
 

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
+from margformer_fast import _native
 from margformer_fast.ops.nt_xent import nt_xent
 from margformer_fast.reference.nt_xent import nt_xent as reference
 
 # Largest relative error of the loss and of the gradients at ordinary temperatures.
 GATES = {"ieee": 1e-5, "fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}
+
+
+# Kinds of processors that the compiled module has code for.
+TARGETS = ("avx512_bf16", "avx512", "avx2", "baseline")
+
+
+def skip_unless_usable(target: str) -> None:
+    if target not in _native.compiled().targets():
+        pytest.skip(f"this processor is no {target}")
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Let torch fill uninitialised memory with NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+    assert torch.empty(4, dtype=torch.uint8).view(torch.float32).isnan()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @dataclass(frozen=True)
@@ -116,7 +141,8 @@ def check_accuracy(case: Case, precision: str, device: str, backend: str) -> Non
     theirs = relative_errors(plain(case, precision, device), want)
     # A similarity of up to 1 / temperature is rounded once; its error is that of every probability.
     rounding = {"ieee": 2**-24, "fp32": 2**-24, "tf32": 2**-11, "bf16": 2**-9}[precision]
-    floor = 4 * rounding * max(1.0, 1 / case.temperature)
+    # Of two pairs the gradient is what is left when a few numbers cancel.
+    floor = (4 if len(case.z1) > 4 else 16) * rounding * max(1.0, 1 / case.temperature)
     told = f"{case.z1.shape} {case.temperature} {precision}: {mine}, plain PyTorch {theirs}"
     for error, plain_error in zip(mine, theirs, strict=True):
         assert error <= 2 * plain_error + floor, told

@@ -32,7 +32,7 @@ FLOORS = (
 # What each folder of csrc/ may include, beside the standard library.
 INCLUDES = {
     "core": ("core/",),
-    "cpu": ("core/", "cpu/", "fcntl.h", "sys/stat.h", "unistd.h"),
+    "cpu": ("core/", "cpu/", "fcntl.h", "immintrin.h", "sys/stat.h", "unistd.h"),
     "cuda": ("core/", "cuda/", "cuda_runtime"),
     "bindings": ("core/", "cpu/", "cuda/launch.hpp", "bindings/", "pybind11/"),
 }

@@ -291,6 +291,18 @@ def test_devices_and_precisions() -> None:
         pick_precision("fp8", CPU)
 
 
+@pytest.mark.parametrize("pays", [True, False])
+def test_bf16_that_would_be_slow_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, pays: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512" if pays else "AVX2")
+    assert pick_precision("bf16", CPU) == "bf16"
+    assert ("--precision fp32 is faster" in caplog.text) == (not pays)
+    caplog.clear()
+    pick_precision("auto", CPU)
+    assert not caplog.text
+
+
 @pytest.mark.gpu
 def test_training_on_a_gpu_learns(tmp_path: Path, rng: np.random.Generator) -> None:
     cuda = torch.device("cuda")

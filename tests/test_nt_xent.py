@@ -5,42 +5,49 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from nt_xent_cases import Case, check_accuracy, exact, ours, random_case, relative_errors
+from nt_xent_cases import (
+    TARGETS,
+    Case,
+    check_accuracy,
+    exact,
+    ours,
+    poisoned_memory,
+    random_case,
+    relative_errors,
+    skip_unless_usable,
+)
 
 from margformer_fast.backends import use_backend
 from margformer_fast.errors import BackendUnavailable, ConfigError
-from margformer_fast.kernels import nt_xent_tiled
+from margformer_fast.kernels import nt_xent_compiled
 from margformer_fast.ops.nt_xent import PRECISIONS, nt_xent, nt_xent_of_rank
 from margformer_fast.reference.nt_xent import nt_xent as reference
 
 
 @pytest.fixture(autouse=True)
 def poisoned() -> Iterator[None]:
-    """Fill uninitialised memory with NaN."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
+    with poisoned_memory():
+        yield
 
 
-@pytest.fixture(params=["tiled", "reference"])
+@pytest.fixture(params=["cpp", "reference"])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     with use_backend(request.param):
         yield request.param
 
 
-@pytest.fixture(params=[(512, 2048), (4, 4), (6, 10), (14, 8)], ids=str)
-def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of several shapes, so that small batches have many, also cut and overlapping the diagonal."""
-    rows, columns = request.param
-    monkeypatch.setattr(
-        nt_xent_tiled, "_tile_shape", lambda M, D, num_rows: (min(rows, num_rows), min(columns, M))
-    )
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the compiled module run what it has for one kind of processor."""
+    skip_unless_usable(request.param)
+    for name in ("log_sum_of_negatives", "gradient_of_negatives"):
+        function = partial(getattr(nt_xent_compiled, name), target=request.param)
+        monkeypatch.setattr(nt_xent_compiled, name, function)
 
 
 @pytest.mark.parametrize(
@@ -63,14 +70,14 @@ def loop(z1: np.ndarray, z2: np.ndarray, temperature: float) -> float:
 
 
 @pytest.mark.parametrize(("n", "dim"), [(2, 1), (3, 7), (13, 5), (31, 128)])
-def test_against_a_loop(backend: str, tiles: None, n: int, dim: int, rng: np.random.Generator) -> None:
+def test_against_a_loop(backend: str, target: None, n: int, dim: int, rng: np.random.Generator) -> None:
     z1, z2 = rng.normal(size=(2, n, dim))
     temperature = float(rng.uniform(0.05, 2))
     got = nt_xent(torch.from_numpy(z1), torch.from_numpy(z2), temperature=temperature)
     assert got.item() == pytest.approx(loop(z1, z2, temperature), rel=1e-12)
 
 
-def test_gradients_by_differences(backend: str, tiles: None, rng: np.random.Generator) -> None:
+def test_gradients_by_differences(backend: str, target: None, rng: np.random.Generator) -> None:
     z1, z2 = (torch.from_numpy(z).requires_grad_() for z in rng.normal(size=(2, 5, 4)))
     assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, temperature=0.3), (z1, z2))
 
@@ -93,22 +100,24 @@ def test_finite_at_extremes(backend: str) -> None:
 
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("temperature", [0.01, 0.016, 0.017, 0.1, 0.5, 10.0])
-@pytest.mark.parametrize(("n", "dim"), [(2, 16), (5, 33), (29, 16), (64, 130)])
+@pytest.mark.parametrize(("n", "dim"), [(2, 16), (5, 33), (64, 130), (201, 48)])
 def test_accuracy(
-    rng: np.random.Generator, tiles: None, n: int, dim: int, temperature: float, grouped: bool
+    rng: np.random.Generator, target: None, n: int, dim: int, temperature: float, grouped: bool
 ) -> None:
-    check_accuracy(random_case(rng, n, dim, temperature, grouped=grouped), "fp32", "cpu", "tiled")
+    check_accuracy(random_case(rng, n, dim, temperature, grouped=grouped), "fp32", "cpu", "cpp")
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 10.0])
 @pytest.mark.parametrize(("n", "dim"), [(5, 33), (64, 130), (301, 128)])
-def test_accuracy_in_bf16(rng: np.random.Generator, n: int, dim: int, temperature: float) -> None:
-    check_accuracy(random_case(rng, n, dim, temperature), "bf16", "cpu", "tiled")
+def test_accuracy_in_bf16(
+    rng: np.random.Generator, target: None, n: int, dim: int, temperature: float
+) -> None:
+    check_accuracy(random_case(rng, n, dim, temperature), "bf16", "cpu", "cpp")
 
 
-def test_accuracy_in_a_batch_of_several_real_tiles(rng: np.random.Generator) -> None:
-    check_accuracy(random_case(rng, 1301, 48, 0.1), "fp32", "cpu", "tiled")
-    check_accuracy(random_case(rng, 1100, 48, 0.01), "fp32", "cpu", "tiled")
+def test_accuracy_in_a_batch_of_many_blocks(rng: np.random.Generator) -> None:
+    check_accuracy(random_case(rng, 1301, 48, 0.1), "fp32", "cpu", "cpp")
+    check_accuracy(random_case(rng, 1100, 48, 0.01), "fp32", "cpu", "cpp")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -131,9 +140,9 @@ def test_input_types(rng: np.random.Generator, backend: str, dtype: torch.dtype)
 def test_all_digits_of_float64(rng: np.random.Generator, temperature: float) -> None:
     """Also where a negative is so much nearer than the partner that its loss is all but their difference."""
     case = random_case(rng, 40, 3, temperature)
-    assert max(relative_errors(ours(case, "fp32", "cpu", "tiled", torch.float64), exact(case))) < 1e-12
+    assert max(relative_errors(ours(case, "fp32", "cpu", "cpp", torch.float64), exact(case))) < 1e-12
     far = Case(torch.eye(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64).flip(0), 1 / 23)
-    loss = ours(far, "fp32", "cpu", "tiled", torch.float64)[0].item()
+    loss = ours(far, "fp32", "cpu", "cpp", torch.float64)[0].item()
     assert loss == pytest.approx(math.log1p(math.exp(23) + 1), rel=1e-14)
 
 
@@ -142,9 +151,9 @@ def test_strides_do_not_matter(rng: np.random.Generator) -> None:
     wide = torch.zeros(42, 40, dtype=torch.float64)
     wide[::2, 3:33:3] = case.z1
     strided = [wide[::2, 3:33:3].requires_grad_(), case.z2.T.contiguous().T.requires_grad_()]
-    loss = nt_xent(*strided, temperature=0.3, backend="tiled")
+    loss = nt_xent(*strided, temperature=0.3, backend="cpp")
     got = (loss, *torch.autograd.grad(loss, strided))
-    want = ours(case, "fp32", "cpu", "tiled", torch.float64)
+    want = ours(case, "fp32", "cpu", "cpp", torch.float64)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
@@ -163,7 +172,7 @@ def test_expanded_inputs_and_gradients(rng: np.random.Generator) -> None:
 
 def test_gradient_of_a_zero_row_is_that_of_the_reference() -> None:
     grads = []
-    for which in ("tiled", "reference"):
+    for which in ("cpp", "reference"):
         z1 = torch.tensor([[0.0, 0.0], [1.0, 2.0], [1e-13, 0.0]], dtype=torch.float64, requires_grad=True)
         nt_xent(z1, torch.eye(3, 2, dtype=torch.float64), temperature=0.5, backend=which).backward()
         grads.append(z1.grad)
@@ -199,7 +208,7 @@ def test_without_any_negative(backend: str, temperature: float) -> None:
 def test_tiny_loss_keeps_its_digits() -> None:
     """Orthogonal pairs: the loss, 14 exp(-50), lies far below the last digit of a logit of 50."""
     z = torch.eye(8)
-    loss = nt_xent(z, z, temperature=0.02, backend="tiled").item()
+    loss = nt_xent(z, z, temperature=0.02, backend="cpp").item()
     assert loss == pytest.approx(math.log1p(14 * math.exp(-50)), rel=1e-5)
 
 
@@ -207,7 +216,7 @@ def test_tiny_loss_keeps_its_digits() -> None:
 @pytest.mark.parametrize("temperature", [0.01, 0.1])
 def test_two_runs_agree_bit_for_bit(rng: np.random.Generator, precision: str, temperature: float) -> None:
     case = random_case(rng, 700, 96, temperature)
-    first, second = (ours(case, precision, "cpu", "tiled") for _ in range(2))
+    first, second = (ours(case, precision, "cpu", "cpp") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -234,7 +243,7 @@ def test_memory_is_linear_and_at_most_four_copies(precision: str, temperature: f
         z1, z2 = z1.requires_grad_(), z2.requires_grad_()
 
         def run(z1: torch.Tensor = z1, z2: torch.Tensor = z2) -> None:
-            loss = nt_xent(z1, z2, temperature=temperature, precision=precision, backend="tiled")
+            loss = nt_xent(z1, z2, temperature=temperature, precision=precision, backend="cpp")
             torch.autograd.grad(loss, (z1, z2))
 
         peaks.append(peak_of_extra_memory(run))
@@ -315,9 +324,9 @@ def check_shares(case: Case, sizes: list[int], device: str, precision: str, tole
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("sizes", [[6, 6], [1, 4, 2, 5], [11]], ids=str)
+@pytest.mark.parametrize("sizes", [[6, 6], [1, 4, 0, 5], [11], [70, 3, 130]], ids=str)
 def test_shares_of_ranks_make_the_joint_loss(
-    rng: np.random.Generator, backend: str, tiles: None, sizes: list[int], grouped: bool
+    rng: np.random.Generator, backend: str, target: None, sizes: list[int], grouped: bool
 ) -> None:
     check_shares(random_case(rng, sum(sizes), 7, 0.15, grouped=grouped), sizes, "cpu", "fp32", 1e-10)
 
@@ -333,11 +342,11 @@ def test_registered_operators(rng: np.random.Generator) -> None:
     z1, z2 = (torch.from_numpy(z).float().requires_grad_() for z in rng.normal(size=(2, 9, 5)))
     group = torch.arange(9) // 2
     torch.library.opcheck(
-        torch.ops.margformer_fast.nt_xent.default, (z1, z2, group, 0, 9, 0.2, "fp32", "tiled")
+        torch.ops.margformer_fast.nt_xent.default, (z1, z2, group, 0, 9, 0.2, "fp32", "cpp")
     )
     torch.library.opcheck(
         torch.ops.margformer_fast.nt_xent_backward.default,
-        (torch.tensor(0.7), z1.detach(), z2.detach(), None, torch.randn(18), 2, 4, 0.2, "fp32", "tiled"),
+        (torch.tensor(0.7), z1.detach(), z2.detach(), None, torch.randn(18), 2, 4, 0.2, "fp32", "cpp"),
     )
 
 
@@ -353,7 +362,7 @@ def test_compiles_to_one_graph(rng: np.random.Generator, compiler: str) -> None:
     z1, z2 = (z.float().requires_grad_() for z in (case.z1, case.z2))
     got = loss(z1, z2)
     got.backward()
-    want, d1, d2 = ours(case, "fp32", "cpu", "tiled")
+    want, d1, d2 = ours(case, "fp32", "cpu", "cpp")
     # Twice the first view has the same directions, so half of its gradient, and comes out doubled.
     assert max(relative_errors((got.detach(), z1.grad, z2.grad), (want, d1, d2))) < 1e-6
 
@@ -387,8 +396,8 @@ def test_one_view_may_need_no_gradient() -> None:
     ("dtype", "precision", "asked", "message"),
     [
         (torch.float32, "bf16", "reference", "reference: it does not multiply in bf16"),
-        (torch.float64, "bf16", "tiled", "tiled: it does not multiply float64 in bf16"),
-        (torch.float32, "tf32", "auto", "no backend can .*tiled: it does not multiply float32 in tf32"),
+        (torch.float64, "bf16", "cpp", "cpp: it does not multiply float64 in bf16"),
+        (torch.float32, "tf32", "auto", "no backend can .*cpp: it does not multiply float32 in tf32"),
     ],
 )
 def test_precisions_that_cannot_be_had(dtype: torch.dtype, precision: str, asked: str, message: str) -> None:
@@ -406,12 +415,6 @@ def test_accuracy_on_a_gpu(
     rng: np.random.Generator, n: int, dim: int, temperature: float, grouped: bool, precision: str
 ) -> None:
     check_accuracy(random_case(rng, n, dim, temperature, grouped=grouped), precision, "cuda", "triton")
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_tiles_on_a_gpu(rng: np.random.Generator, precision: str) -> None:
-    check_accuracy(random_case(rng, 301, 64, 0.1), precision, "cuda", "tiled")
 
 
 @pytest.mark.gpu

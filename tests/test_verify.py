@@ -42,8 +42,8 @@ def test_a_wrong_backend_is_seen(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     operator = module.OPERATOR
-    first = operator.implementations[0 if operator.name == "feed_forward" else 1]
-    broken = replace(first, name="cpp", run=lambda *args, **kwargs: wrong(first.run(*args, **kwargs)))
+    first = next(each for each in operator.implementations if each.name == "cpp")
+    broken = replace(first, run=lambda *args, **kwargs: wrong(first.run(*args, **kwargs)))
     monkeypatch.setattr(operator, "implementations", (broken, *operator.implementations[-1:]))
     assert main(["--device", "cpu"]) == 1
     failed = [line for line in capsys.readouterr().out.splitlines() if line.endswith("FAILED")]

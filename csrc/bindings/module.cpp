@@ -51,6 +51,9 @@ PYBIND11_MODULE(_C, module) {
     module.def("build_info", &build_info);
     margformer::bindings::define_host(module);
     margformer::bindings::define_cutouts(module);
+    margformer::bindings::define_encoder(module);
+    margformer::bindings::define_nt_xent(module);
+    margformer::bindings::define_profile_fit(module);
 #if MARGFORMER_WITH_CUDA
     margformer::bindings::define_device(module);
 #endif

@@ -28,7 +28,7 @@ import triton.language as tl
 from .toolchain import is_interpreting
 
 LOG2_E = math.log2(math.e)
-# As in the tiled form: up to here sums of exp(s) stay far inside the range of float32 without their maximum.
+# As on the host: up to here sums of exp(s) stay far inside the range of float32 without their maximum.
 LARGEST_BOUNDED_LOGIT = 60.0
 # How tl.dot is told. Three products in tf32 have the error of one in float32, on units six times as fast.
 INPUT_PRECISIONS = {"ieee": "ieee", "fp32": "tf32x3", "tf32": "tf32", "bf16": "ieee"}

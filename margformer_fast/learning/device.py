@@ -42,10 +42,25 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 on a GPU and fp32 on a CPU."""
+    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 on a GPU and fp32 on a CPU.
+
+    Warns where bf16 is asked for and is no faster.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such precision.
+    """
     if name not in PRECISIONS:
         raise ConfigError(f"there is no precision {name!r}", expected=" | ".join(PRECISIONS))
+    if name == "bf16" and device.type == "cpu" and not multiplies_bf16():
+        _log.warning("PyTorch has no fast bfloat16 products for this processor: --precision fp32 is faster.")
     return {"auto": "bf16" if device.type == "cuda" else "fp32"}.get(name, name)
+
+
+def multiplies_bf16() -> bool:
+    """Return whether PyTorch has fast bfloat16 products for this processor; else they are very slow."""
+    return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from ..config import ModelConfig
-from ..ops.cross_attention import cross_attention
-from ..ops.feed_forward import feed_forward
+from ..ops.encoder import encoder
 from ..ops.patchify import patchify
+from ..reference.weights import AttentionWeights, FeedForwardWeights
 
 # Attribute names in this file (to_patch_embedding, to_dnn, transformer.net.layers, fn, w1, ...) spell the
 # keys of published checkpoints, and the order of definition spells their order.
@@ -32,11 +32,9 @@ class _CrossAttention(nn.Module):
         self.to_k = nn.Linear(D, D, bias=False)
         self.to_v = nn.Linear(D, D, bias=False)
         self.to_out = nn.Linear(D, D)
-        self.num_heads, self.dropout = config.num_heads, config.dropout
 
-    def forward(self, x_BTD: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
-        return cross_attention(
-            x_BTD,
+    def weights(self, norm: nn.LayerNorm) -> AttentionWeights:
+        return AttentionWeights(
             norm.weight,
             norm.bias,
             self.to_q.weight,
@@ -46,8 +44,6 @@ class _CrossAttention(nn.Module):
             self.proj_v,
             self.to_out.weight,
             self.to_out.bias,
-            num_heads=self.num_heads,
-            dropout=self.dropout if self.training else 0.0,
         )
 
 
@@ -56,31 +52,21 @@ class _FeedForward(nn.Module):
         super().__init__()
         self.w1 = nn.Linear(config.dim, config.hidden)
         self.w2 = nn.Linear(config.hidden, config.dim)
-        self.dropout = config.dropout
 
-    def forward(self, x_BTD: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
-        return feed_forward(
-            x_BTD,
-            norm.weight,
-            norm.bias,
-            self.w1.weight,
-            self.w1.bias,
-            self.w2.weight,
-            self.w2.bias,
-            dropout=self.dropout if self.training else 0.0,
+    def weights(self, norm: nn.LayerNorm) -> FeedForwardWeights:
+        return FeedForwardWeights(
+            norm.weight, norm.bias, self.w1.weight, self.w1.bias, self.w2.weight, self.w2.bias
         )
 
 
 class _PreNorm(nn.Module):
-    def __init__(self, fn: nn.Module, dim: int) -> None:
+    def __init__(self, fn: _CrossAttention | _FeedForward, dim: int) -> None:
         super().__init__()
         self.fn = fn
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x_BTD: torch.Tensor, num_kept: int | None = None) -> torch.Tensor:
-        # The attention's update has one token; the sum gives it to all T of them. Looks accidental in the
-        # published model, but its checkpoints were trained so.
-        return x_BTD[:, :num_kept] + self.fn(x_BTD, self.norm)
+    def weights(self) -> Any:
+        return cast(Any, self.fn).weights(self.norm)
 
 
 class _Patchify(nn.Module):
@@ -133,6 +119,7 @@ class MargFormer(nn.Module):
         ]
         self.transformer = nn.ModuleDict({"net": nn.ModuleDict({"layers": nn.ModuleList(blocks)})})
         self.mlp_head = nn.Sequential(nn.LayerNorm(D), nn.Linear(D, num_classes))
+        self.num_heads, self.dropout = config.num_heads, config.dropout
 
     def embed(self, photometry: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Represent objects by the final photometric token.
@@ -151,12 +138,16 @@ class MargFormer(nn.Module):
         patch_BPD = self.to_patch_embedding(image)
         cls_B1D = self.to_dnn(photometry)[:, None]
         x_BTD = torch.cat([cls_B1D, patch_BPD], dim=1) + self.pos_embedding
-        layers = cast(nn.ModuleDict, self.transformer["net"])["layers"]
-        *blocks, (last_attention, last_feed_forward) = cast(Iterable[nn.ModuleList], layers)
-        for attention, feed_forward_ in blocks:
-            x_BTD = feed_forward_(attention(x_BTD))
-        # Token 0 alone is read: the last layer takes no patch token further than the attention reads it.
-        return last_feed_forward(last_attention(x_BTD, 1))[:, 0]
+        dropout = self.dropout if self.training else 0.0
+        return encoder(x_BTD, self.layers(), num_heads=self.num_heads, dropout=dropout)
+
+    def layers(self) -> list[tuple[AttentionWeights, FeedForwardWeights]]:
+        """Return the weights of the layers, as :func:`margformer_fast.ops.encoder.encoder` takes them."""
+        blocks = cast(nn.ModuleDict, self.transformer["net"])["layers"]
+        return [
+            (attention.weights(), hidden.weights())
+            for attention, hidden in cast(Iterable[tuple[_PreNorm, _PreNorm]], blocks)
+        ]
 
     def head(self, embedding: torch.Tensor) -> torch.Tensor:
         """Map embeddings (B, D) to logits (B, num_classes)."""

@@ -25,10 +25,11 @@ from ..backends import (
     Operator,
     Problem,
     no_triton,
+    not_compiled,
     only_full_precision,
 )
 from ..errors import ConfigError
-from ..kernels import nt_xent_tiled
+from ..kernels import nt_xent_compiled
 from ..reference.nt_xent import nt_xent as _reference
 from ..reference.nt_xent import nt_xent_of_rank as _reference_of_rank
 from .registration import register, without_autocast
@@ -65,7 +66,7 @@ def _kernels(backend: str) -> ModuleType:
     if backend == "triton":
         # Where it is chosen, Triton is there; elsewhere this import would fail.
         return importlib.import_module("..kernels.nt_xent", __package__)
-    return nt_xent_tiled
+    return nt_xent_compiled
 
 
 def _fake_forward(
@@ -276,10 +277,11 @@ def _gather(
     return z1_ND, z2_ND, None if group_n is None else gather(group_n)
 
 
-def _why_not_tiled(problem: Problem) -> tuple[str, ...]:
+def _why_not_compiled(problem: Problem) -> tuple[str, ...]:
+    reasons = not_compiled(problem)
     if problem.precision in FULL_PRECISIONS or (problem.precision == "bf16" and problem.dtype != "float64"):
-        return ()
-    return (f"it does not multiply {problem.dtype} in {problem.precision}",)
+        return reasons
+    return (*reasons, f"it does not multiply {problem.dtype} in {problem.precision}")
 
 
 def _why_not_triton(problem: Problem) -> tuple[str, ...]:
@@ -296,7 +298,7 @@ def _implementations(
 ) -> tuple[Implementation, ...]:
     return (
         Implementation("triton", partial(run, "triton"), _why_not_triton),
-        Implementation("tiled", partial(run, "tiled"), _why_not_tiled),
+        Implementation("cpp", partial(run, "cpp"), _why_not_compiled),
         Implementation("reference", reference, only_full_precision),
     )
 
@@ -356,7 +358,7 @@ def nt_xent(
         Of the matrix products. ``"ieee"``: in float32 units; ``"fp32"``: as exact, by three products in tf32
         where that is faster; ``"tf32"``; ``"bf16"``. Not every backend has all; float64 has the first two.
     backend : str
-        Which implementation to use: ``"triton"``, ``"tiled"`` or ``"reference"``.
+        Which implementation to use: ``"triton"``, ``"cpp"`` or ``"reference"``.
 
     Raises
     ------

@@ -30,12 +30,20 @@ def without_autocast(run: Callable[P, R]) -> Callable[P, R]:
     return guarded
 
 
-def product_dtype(x: torch.Tensor) -> torch.dtype:
-    """Return the type in which plain PyTorch would multiply `x`: autocast's, if that is on."""
+def product_precision(x: torch.Tensor) -> str:
+    """Return in what plain PyTorch would multiply `x`, under autocast if that is on.
+
+    ``"bf16"``, ``"tf32"`` where a GPU is allowed it, else ``"fp32"``, which stands for the type of `x`, and
+    for float32 where that is float16.
+    """
     device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return x.dtype
+    if x.dtype == torch.bfloat16 or (
+        x.dtype == torch.float32
+        and torch.is_autocast_enabled(device)
+        and torch.get_autocast_dtype(device) == torch.bfloat16
+    ):
+        return "bf16"
+    return "tf32" if device == "cuda" and torch.backends.cuda.matmul.allow_tf32 else "fp32"
 
 
 def register(name: str, schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
