@@ -200,7 +200,7 @@ def test_tables():
 # python -m margformer_fast.data
 
 
-@pytest.mark.parametrize("command", ["", "simulate", "import", "ingest", "verify", "info"])
+@pytest.mark.parametrize("command", ["", "simulate", "compare", "import", "ingest", "verify", "info"])
 def test_help_has_an_example_and_needs_nothing_heavy(command):
     code = (
         "import sys; sys.argv = ['data', *sys.argv[1:]]\n"
@@ -216,7 +216,7 @@ def test_help_has_an_example_and_needs_nothing_heavy(command):
     assert heavy == "[]"
     assert any(line.startswith("  python -m margformer_fast.data " + command) for line in shown)
     if not command:
-        for name in ("simulate", "import", "ingest", "verify", "info"):
+        for name in ("simulate", "compare", "import", "ingest", "verify", "info"):
             assert any(line.split()[:1] == [name] for line in shown)
 
 

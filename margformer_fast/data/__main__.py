@@ -17,6 +17,7 @@ from ..progress import Progress
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..evaluation.likeness import Sample
     from .manifest import Manifest
     from .survey import Survey
 
@@ -46,15 +47,44 @@ def parser() -> Parser:
     one = add(
         "simulate",
         _simulate,
-        "write a simulated SDSS-like survey as a store",
+        "write a simulated survey as a store",
         "simulate --out survey --seed 1",
     )
     add_output(one, "the store")
+    one.add_argument(
+        "--survey",
+        choices=("sdss", "lsst"),
+        default="sdss",
+        help="whose bands, pixels, seeing and noise: ugriz, or ugrizy in one visit each (sdss)",
+    )
     one.add_argument("--compact", type=count, default=12_000, metavar="N", help="compact objects (12k)")
     one.add_argument(
         "--faint", type=count, default=12_000, metavar="N", help="faint and compact objects (12k)"
     )
     add_seed(one)
+    one.add_argument(
+        "--compare",
+        type=Path,
+        metavar="REAL",
+        help="say how like these real objects it is, and write DIR.html: a store, a folder with"
+        " dnnx_sg_exp3.npy, or a CSV file of u, g, r, i, z and class",
+    )
+
+    one = add(
+        "compare",
+        _compare,
+        "say how like real objects those of a simulated store are",
+        "compare survey margnet --out likeness.html",
+    )
+    one.add_argument("folder", type=Path, metavar="DIR", help="a simulated survey store")
+    one.add_argument(
+        "real",
+        type=Path,
+        metavar="REAL",
+        help="a store, a folder with dnnx_sg_exp3.npy, or a CSV file of u, g, r, i, z and class",
+    )
+    one.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page, an HTML file")
+    one.add_argument("--each-feature", action="store_true", help="also train on each feature alone")
 
     one = add(
         "ingest",
@@ -82,6 +112,26 @@ def parser() -> Parser:
     )
     one.add_argument(
         "--check", action="store_true", help="compare stamps of isolated stars with the catalogue at the end"
+    )
+
+    one = add(
+        "photometry",
+        _photometry,
+        "measure the isolated objects of SDSS fields and compare them with their catalogues",
+        "photometry field",
+    )
+    one.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="folders with frame-*, photoObj-* and psField-*",
+    )
+    one.add_argument(
+        "--sky",
+        choices=("catalogue", "frame"),
+        default="catalogue",
+        help="whose sky is subtracted: that of the catalogue's pipeline, or of the frames (catalogue)",
     )
 
     one = add(
@@ -123,15 +173,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _simulate(options: argparse.Namespace) -> int:
     from .simulated import write_simulated
     from .store import read_manifest
+    from .survey import PROFILES
 
     if options.compact + options.faint == 0:
         raise ConfigError("there is nothing to simulate", mend="Ask for objects with --compact or --faint.")
+    if options.compare is not None and options.survey != "sdss":
+        raise ConfigError(
+            f"a simulated {options.survey} survey cannot be compared",
+            expected="--survey sdss, whose real objects there are",
+        )
+    real = None
+    if options.compare is not None:  # read first: what cannot be read is not found out after the work
+        from ..evaluation.likeness import read_real
+
+        real = read_real(options.compare)
     with on_interrupt(_NOT_WRITTEN):
         write_simulated(
-            options.out, options.compact, options.faint, seed=options.seed, overwrite=options.overwrite
+            options.out,
+            options.compact,
+            options.faint,
+            seed=options.seed,
+            profile=PROFILES[options.survey],
+            overwrite=options.overwrite,
         )
     _print_written(options.out, read_manifest(options.out))
+    if real is not None:
+        command = (
+            f"{PROGRAM} simulate --out {options.out} --compact {options.compact} --faint {options.faint}"
+        )
+        command += f" --seed {options.seed} --compare {options.compare}"
+        page = options.out.with_name(f"{options.out.resolve().name}.html")
+        _write_likeness(options.out, real, page, command, each_feature=False)
     return OK
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from ..evaluation.likeness import read_real
+
+    command = f"{PROGRAM} compare {options.folder} {options.real} --out {options.out}"
+    command += " --each-feature" * options.each_feature
+    real = read_real(options.real)
+    _write_likeness(options.folder, real, options.out, command, each_feature=options.each_feature)
+    return OK
+
+
+def _write_likeness(folder: Path, real: Sample, page: Path, command: str, *, each_feature: bool) -> None:
+    from ..evaluation import likeness
+    from ..evaluation.likeness_page import text, write_page
+    from .store import read_store
+
+    survey = read_store(folder)
+    if not survey.simulated:
+        raise DataError("is not simulated", where=folder, expected="a simulated survey store")
+    found = likeness.compare(likeness.of_survey(survey, folder.name), real, each_feature=each_feature)
+    print(f"\n{text(found)}")
+    write_page(found, page, command)
+    print(f"\nwritten to {page}")
 
 
 def _ingest(options: argparse.Namespace) -> int:
@@ -179,6 +276,15 @@ def _ingest(options: argparse.Namespace) -> int:
         check = check_ingest(read_store(options.out))
         print(f"\n{check.table()}")
         return OK if check.agrees else FAILURE
+    return OK
+
+
+def _photometry(options: argparse.Namespace) -> int:
+    from .sdss.files import find_fields
+    from .sdss.photometry_check import check_photometry
+
+    for k, files in enumerate(find_fields(options.folders)):
+        print(f"{chr(10) * (k > 0)}{check_photometry(files, sky=options.sky).table()}")
     return OK
 
 

@@ -7,13 +7,34 @@ import os
 from pathlib import Path
 
 from ..progress import Progress
-from . import photometry, profiles, simulate, skymodel
+from ..reference import profile_fit
+from . import (
+    conditions,
+    galaxies,
+    photometry,
+    profiles,
+    psf,
+    quasars,
+    render,
+    selection,
+    simulate,
+    skymodel,
+    stars,
+    survey_tables,
+    templates,
+)
 from .store import StoreWriter
-from .survey import SDSS
+from .survey import SDSS, SurveyProfile
 
 
 def write_simulated(
-    path: Path, num_compact: int, num_faint: int, *, seed: int, overwrite: bool = False
+    path: Path,
+    num_compact: int,
+    num_faint: int,
+    *,
+    seed: int,
+    profile: SurveyProfile = SDSS,
+    overwrite: bool = False,
 ) -> None:
     """Simulate a survey chunk by chunk into a store.
 
@@ -25,6 +46,8 @@ def write_simulated(
         Objects of the compact, and of the faint and compact, sample; all classes together.
     seed : int
         Seed of every random choice.
+    profile : SurveyProfile
+        `SDSS` or `LSST`.
     overwrite : bool
         Replace a store that is already there.
 
@@ -37,11 +60,11 @@ def write_simulated(
     """
     with (
         StoreWriter(
-            path, SDSS, name=path.resolve().name, simulated=True, provenance={}, overwrite=overwrite
+            path, profile, name=path.resolve().name, simulated=True, provenance={}, overwrite=overwrite
         ) as writer,
         Progress(num_compact + num_faint, "simulating", "objects") as progress,
     ):
-        for chunk in simulate.simulate(num_compact, num_faint, seed=seed):
+        for chunk in simulate.simulate(num_compact, num_faint, seed=seed, profile=profile):
             writer.append(chunk)
             writer.provenance.update(chunk.provenance)
             progress.update(len(chunk))
@@ -57,8 +80,12 @@ def cache_directory() -> Path:
 def cached_store(num_compact: int, num_faint: int, *, seed: int = 0) -> Path:
     """Return where the simulated survey of these sizes is kept, whether or not it has been made.
 
-    The name holds a hash of the simulator's source, so that a changed simulator makes a new survey.
+    The name holds a hash of the simulator and its tables, so that a changed simulator makes a new survey.
     """
-    sources = (simulate, skymodel, profiles, photometry)
-    digest = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in sources))
+    drawing = (simulate, conditions, survey_tables, render, psf, profiles)
+    sky = (skymodel, stars, galaxies, quasars, selection, templates)
+    files = [Path(str(module.__file__)) for module in (*drawing, *sky)]
+    files += sorted(Path(str(photometry.__file__)).parent.glob("*.py"))
+    files += [Path(str(profile_fit.__file__)), templates.TEMPLATES, selection.SELECTION, survey_tables.TABLES]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
     return cache_directory() / f"simulated-{digest.hexdigest()[:8]}-{num_compact}-{num_faint}-seed{seed}"

@@ -69,10 +69,18 @@ class SurveyProfile:
         return 5 * len(self.bands) - 1
 
 
-# Extinction ratios: SDSS, mean of the published Experiment-3 features; LSST, Schlafly & Finkbeiner
-# (2011, ApJ 737, 103), R_V = 3.1.
+# Extinction for E(B-V) = 1 of both surveys: Schlafly & Finkbeiner (2011, ApJ 737, 103), R_V = 3.1. The ratios
+# in the published Experiment-3 features are those of SDSS to six digits.
+_SDSS_EXTINCTION = (4.239, 3.303, 2.285, 1.698, 1.263)
 SDSS = SurveyProfile(
-    "sdss", tuple("ugriz"), "r", 0.396, 32, 22.5, "nanomaggy", (1.855, 1.446, 1.0, 0.743, 0.553)
+    "sdss",
+    tuple("ugriz"),
+    "r",
+    0.396,
+    32,
+    22.5,
+    "nanomaggy",
+    tuple(k / _SDSS_EXTINCTION[2] for k in _SDSS_EXTINCTION),
 )
 LSST = SurveyProfile(
     "lsst", tuple("ugrizy"), "r", 0.2, 32, 31.4, "nJy", (1.812, 1.415, 1.0, 0.718, 0.556, 0.479)

@@ -104,17 +104,17 @@ class NamedFigure:
     figure: Figure
 
 
-def _styled(make: Callable[..., Any]) -> Callable[..., Any]:
+def styled(make: Callable[..., Any]) -> Callable[..., Any]:
     """Run `make` with the style of this module, whatever the user's settings, and put those back."""
 
     @wraps(make)
-    def styled(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
         from matplotlib import style
 
         with style.context(["default", _STYLE]):
             return make(*args, **kwargs)
 
-    return styled
+    return run
 
 
 def class_colour(name: str) -> str:
@@ -132,7 +132,14 @@ def _look(index: int) -> dict[str, Any]:
 
 
 def _figure(header: RunHeader, title: str, detail: str, width: float, height: float) -> Figure:
-    """Return an empty figure of `width` x `height` inches with its heading, and a badge if simulated."""
+    return headed(title, f"{header.title}. {detail}", width, height, simulated=header.simulated)
+
+
+def headed(title: str, detail: str, width: float, height: float, *, simulated: bool) -> Figure:
+    """Return an empty figure of `width` x `height` inches with its heading, and a badge if simulated.
+
+    To be called, and the figure filled, by a function that is :func:`styled`.
+    """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -142,8 +149,8 @@ def _figure(header: RunHeader, title: str, detail: str, width: float, height: fl
         figsize=(width, height), layout=ConstrainedLayoutEngine(rect=room, w_pad=0.08, h_pad=0.06)
     )
     figure.text(0.012, 1 - 0.13 / height, title, va="top", fontsize=13, fontweight="bold")
-    figure.text(0.012, 1 - 0.40 / height, f"{header.title}. {detail}", va="top", color=GREY, fontsize=9)
-    if header.simulated:
+    figure.text(0.012, 1 - 0.40 / height, detail, va="top", color=GREY, fontsize=9)
+    if simulated:
         badge = {
             "boxstyle": "round,pad=0.35",
             "facecolor": "#fff7ed",
@@ -163,7 +170,7 @@ def _figure(header: RunHeader, title: str, detail: str, width: float, height: fl
     return figure
 
 
-def _legend_below(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> None:
+def legend_below(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> None:
     """Put one legend of everything labelled in `panels` under the figure."""
     labelled: dict[str, Any] = {}
     for axes in panels:
@@ -190,7 +197,7 @@ def _column(history: Sequence[Mapping[str, float | None]], key: str) -> tuple[np
     return epochs[finite], values[finite]
 
 
-@_styled
+@styled
 def learning_curves(header: RunHeader, runs: Sequence[Outcome], index: int = 0) -> Figure:
     """Draw loss, and accuracy where it was measured, against epoch; a column a stage.
 
@@ -256,11 +263,11 @@ def learning_curves(header: RunHeader, runs: Sequence[Outcome], index: int = 0) 
         lowest.set_xlabel("epoch")
         lowest.xaxis.get_major_locator().set_params(integer=True)
         lowest.tick_params(labelbottom=True)
-    _legend_below(figure, grid.flat)
+    legend_below(figure, grid.flat)
     return figure
 
 
-@_styled
+@styled
 def confusion_matrices(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Figure:
     """Draw one confusion matrix a method: percent of the true class, and mean number of objects a run."""
     methods = summarise(header, test, outcomes)
@@ -321,7 +328,7 @@ def _false_and_true_rate(label: np.ndarray, predicted: np.ndarray, k: int) -> tu
     return float(np.mean(predicted[label != k] == k)), float(np.mean(predicted[label == k] == k))
 
 
-@_styled
+@styled
 def roc_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Figure:
     """Draw ROC curves: whole, and on a logarithmic axis where contamination is low.
 
@@ -393,11 +400,11 @@ def roc_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) ->
             _percent(axes.xaxis, axes.yaxis)
             axes.set_ylabel(f"{classes[k]} found (true positives)")
             axes.set_xlabel(f"{others} called {classes[k]} (false positives)")
-    _legend_below(figure, grid[1])
+    legend_below(figure, grid[1])
     return figure
 
 
-@_styled
+@styled
 def accuracy_against_magnitude(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Figure:
     """Draw accuracy in bins of r, for all objects and for each true class, with 95 % Wilson intervals."""
     methods = summarise(header, test, outcomes)
@@ -461,7 +468,7 @@ def accuracy_against_magnitude(header: RunHeader, test: TestSet, outcomes: Seque
         axes.set_ylabel("classified correctly")
     for axes in grid[-1]:
         axes.set_xlabel("observed r magnitude (AB mag)")
-    _legend_below(figure, grid.flat)
+    legend_below(figure, grid.flat)
     return figure
 
 
@@ -523,7 +530,7 @@ def project(embedding: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarra
     return rows, position.astype(np.float64), how
 
 
-@_styled
+@styled
 def embedding_map(header: RunHeader, test: TestSet, outcome: Outcome) -> Figure:
     """Draw the map of one run's embedding twice: by true class, with mistakes ringed, and by magnitude."""
     from matplotlib import colormaps
@@ -593,7 +600,7 @@ def embedding_map(header: RunHeader, test: TestSet, outcome: Outcome) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def reliability_diagram(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Figure:
     """Draw how often predictions are right against how sure they are, and how many are how sure.
 
@@ -695,7 +702,7 @@ def colour_image(stamp: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     return picture
 
 
-@_styled
+@styled
 def mistakes_gallery(header: RunHeader, test: TestSet, outcome: Outcome, count: int = GALLERY_SIZE) -> Figure:
     """Show the most confident mistakes of a run among the objects whose images are there.
 
@@ -813,7 +820,7 @@ def report_figures(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]
             )
 
 
-@_styled
+@styled
 def png(figure: Figure, dpi: int = DPI) -> bytes:
     """Return a figure as PNG, the same bytes each time for the same figure."""
     buffer = io.BytesIO()

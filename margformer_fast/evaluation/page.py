@@ -109,9 +109,9 @@ def render(
     notes = [f"{NOT_COMPARABLE.capitalize()}."] if header.simulated and published_for(header) else []
     notes += cautions(header, test, methods)
     made = [
-        _pairs("Settings", settings),
-        _pairs("Versions", header.versions),
-        _pairs("Backends", header.backends),
+        pairs("Settings", settings),
+        pairs("Versions", header.versions),
+        pairs("Backends", header.backends),
     ]
     parts = [
         _heading(header, test, methods),
@@ -121,17 +121,22 @@ def render(
         "<h2>Each class</h2>",
         _class_table(header, methods),
         "<h2>Figures</h2>",
-        *(_figure(picture, data) for picture, data in pictures),
+        *(picture(figure, data) for figure, data in pictures),
         "<h2>Objects</h2>",
         _count_table(header),
         f"<h2>How to reproduce</h2><pre>{escape(str(command))}</pre>" if command else "",
         f'<h2>How it was made</h2><div class="columns">{"".join(made)}</div>' if any(made) else "",
         _BESIDE,
     ]
+    return document(header.title, parts)
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """Return a whole page in the style of reports; `parts` are HTML already, the title is text."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(header.title)}: margformer_fast</title><style>{_CSS}</style></head>\n<body><main>\n"
+        f"<title>{escape(title)}: margformer_fast</title><style>{_CSS}</style></head>\n<body><main>\n"
         + "\n".join(parts)
         + "\n</main></body></html>\n"
     )
@@ -204,7 +209,7 @@ def _main_table(header: RunHeader, test: TestSet, methods: Sequence[MethodSummar
         f"{_PM} as its authors quote it, without as a single run printed it.</p>"
     )
     notes = "".join(f"<li>{escape(text).replace('+-', _PM)}</li>" for text in marks)
-    return _table(head, body) + foot + (f'<ol class="foot">{notes}</ol>' if notes else "")
+    return table(head, body) + foot + (f'<ol class="foot">{notes}</ol>' if notes else "")
 
 
 def _class_table(header: RunHeader, methods: Sequence[MethodSummary]) -> str:
@@ -220,7 +225,7 @@ def _class_table(header: RunHeader, methods: Sequence[MethodSummary]) -> str:
             ]
             body.append(("", cells))
     head = ("percent", "test objects", "precision (purity)", "recall (completeness)", "F1", "AUC (fraction)")
-    return _table(head, body)
+    return table(head, body)
 
 
 def _count_table(header: RunHeader) -> str:
@@ -228,18 +233,19 @@ def _count_table(header: RunHeader) -> str:
     for part, counts in header.counts.items():
         values = [counts.get(name, 0) for name in header.classes]
         body.append(("", [escape(part), *(f"{value:,}" for value in values), f"{sum(values):,}"]))
-    return _table(["", *(escape(name) for name in header.classes), "all"], body)
+    return table(["", *(escape(name) for name in header.classes), "all"], body)
 
 
-def _figure(picture: NamedFigure, data: bytes) -> str:
+def picture(figure: NamedFigure, data: bytes) -> str:
+    """Return a figure with its caption; `data` is its PNG file."""
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     return (
-        f'<figure id="{escape(picture.stem)}"><img alt="{escape(picture.title)}" src="{source}">'
-        f"<figcaption><b>{escape(picture.title)}.</b> {escape(picture.caption)}</figcaption></figure>"
+        f'<figure id="{escape(figure.stem)}"><img alt="{escape(figure.title)}" src="{source}">'
+        f"<figcaption><b>{escape(figure.title)}.</b> {escape(figure.caption)}</figcaption></figure>"
     )
 
 
-def _table(head: Sequence[str], body: Iterable[tuple[str, Sequence[str]]]) -> str:
+def table(head: Sequence[str], body: Iterable[tuple[str, Sequence[str]]]) -> str:
     """Return a table. Cells are HTML already; each row has its CSS class, ``"group"`` is a heading."""
     rows = []
     for kind, cells in body:
@@ -251,7 +257,7 @@ def _table(head: Sequence[str], body: Iterable[tuple[str, Sequence[str]]]) -> st
     return f'<div class="scroll"><table>{inside}</table></div>'
 
 
-def _pairs(title: str, values: Mapping[str, Any]) -> str:
+def pairs(title: str, values: Mapping[str, Any]) -> str:
     """Return names and values as a table, nested names joined by dots; nothing if there are none."""
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>" for name, value in _flat(values)

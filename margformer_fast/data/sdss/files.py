@@ -29,6 +29,11 @@ FRAME_NAME = re.compile(
 CATALOGUE_NAME = re.compile(
     r"photoObj-(?P<run>\d{6})-(?P<camcol>[1-6])-(?P<field>\d{4})\.fits(?P<packed>\.(gz|bz2))?"
 )
+PSFIELD_NAME = re.compile(
+    r"psField-(?P<run>\d{6})-(?P<camcol>[1-6])-(?P<field>\d{4})\.fits?(?P<packed>\.(gz|bz2))?"
+)
+
+_PATTERNS = (("frame", FRAME_NAME), ("photoObj", CATALOGUE_NAME), ("psField", PSFIELD_NAME))
 
 # Which copy to read when a file is there more than once: the quickest.
 _QUICKEST = (None, ".fz", ".gz", ".bz2")
@@ -46,6 +51,8 @@ class FieldFiles:
         Frame by band, as far as there are any.
     catalogue : Path, optional
         The field's ``photoObj``.
+    psfield : Path, optional
+        The field's ``psField``.
     """
 
     run: int
@@ -53,6 +60,7 @@ class FieldFiles:
     field: int
     frames: dict[str, Path] = dataclasses.field(default_factory=dict)
     catalogue: Path | None = None
+    psfield: Path | None = None
 
     @property
     def name(self) -> str:
@@ -83,7 +91,7 @@ def find_fields(folders: str | Path | Sequence[str | Path]) -> list[FieldFiles]:
     Returns
     -------
     list of FieldFiles
-        In the order of run, camera column and field. Bands or the catalogue may be missing.
+        In the order of run, camera column and field. Bands, the catalogue or the PSF model may be missing.
 
     Raises
     ------
@@ -95,10 +103,10 @@ def find_fields(folders: str | Path | Sequence[str | Path]) -> list[FieldFiles]:
     for folder in places:
         if not folder.is_dir():
             raise DataError("is not a folder", where=folder)
-        for prefix, pattern in (("frame", FRAME_NAME), ("photoObj", CATALOGUE_NAME)):
+        for prefix, pattern in _PATTERNS:
             names = ((path, pattern.fullmatch(path.name)) for path in folder.rglob(f"{prefix}-*"))
             found += [(path, name) for path, name in names if name is not None]
-    if not found:
+    if all(name.re is PSFIELD_NAME for _, name in found):
         raise DataError(
             "no SDSS field is there",
             where=", ".join(map(str, places)) or "no folder",
@@ -111,9 +119,12 @@ def find_fields(folders: str | Path | Sequence[str | Path]) -> list[FieldFiles]:
         files = fields.setdefault(key, FieldFiles(*key))
         if name.re is FRAME_NAME:
             files.frames[name["band"]] = path
-        else:
+        elif name.re is CATALOGUE_NAME:
             files.catalogue = path
-    return [fields[key] for key in sorted(fields)]
+        else:
+            files.psfield = path
+    # A model of the PSF alone makes no field.
+    return [fields[key] for key in sorted(fields) if fields[key].frames or fields[key].catalogue]
 
 
 def read_bytes(path: Path) -> bytes:

@@ -70,7 +70,7 @@ class Frame:
         return x, y
 
 
-def read_frame(path: str | Path) -> Frame:
+def read_frame(path: str | Path, content: bytes | None = None) -> Frame:
     """Read one frame.
 
     Parameters
@@ -78,6 +78,8 @@ def read_frame(path: str | Path) -> Frame:
     path : str or Path
         ``frame-*.fits``, ``.fits.bz2``, ``.fits.gz`` or ``.fits.fz``. The last is read by fitsio where it is
         installed and by astropy, more slowly, where it is not.
+    content : bytes, optional
+        The file's decompressed content where it has been read already; of no use for ``.fz``.
 
     Returns
     -------
@@ -99,12 +101,13 @@ def read_frame(path: str | Path) -> Frame:
             where=path,
             expected="frame-{band}-{run}-{camcol}-{field}.fits[.bz2|.gz|.fz]",
         )
-    if name["packed"] is None:
-        image, header, where = _plain(map_image(path), path)
-    elif name["packed"] == ".fz":
+    if name["packed"] == ".fz":
         image, header, where = _tiles(path)
+    elif name["packed"] is None and content is None:
+        image, header, where = _plain(map_image(path), path)
     else:
-        image, header, where = _plain(image_from_bytes(read_bytes(path), name=path), path)
+        content = read_bytes(path) if content is None else content
+        image, header, where = _plain(image_from_bytes(content, name=path), path)
     if image.ndim != 2:
         raise FitsFormatError(f"the image has {image.ndim} axes", where=where, expected="2")
     _check(header, name, where)
