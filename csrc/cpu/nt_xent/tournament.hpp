@@ -8,8 +8,9 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
-#include <thread>
+#include <mutex>
 #include <vector>
 
 namespace margformer::cpu {
@@ -48,8 +49,7 @@ class Tournament {
             if (is_on) await(meeting.row, round);
             if (is_mutual_ && meeting.column != meeting.row) await(meeting.column, round);
             if (is_on) play(meeting);
-            if (is_on) rounds_played_[at(meeting.row)].store(round + 1, std::memory_order_release);
-            if (is_mutual_) rounds_played_[at(meeting.column)].store(round + 1, std::memory_order_release);
+            tell(meeting, is_on, round + 1);
         }
     }
 
@@ -70,14 +70,30 @@ class Tournament {
         return {table == 0 ? moving : (turn + table) % moving, (turn - table + moving) % moving};
     }
 
-    void await(std::int64_t block, std::int64_t round) const {
-        while (rounds_played_[at(block)].load(std::memory_order_acquire) != round) std::this_thread::yield();
+    // Asleep, not in a loop that gives way: with more threads than cores, a scheduler may let two such loops give way
+    // to each other for minutes, and never run the thread that both wait for (Linux 6.18 does).
+    void await(std::int64_t block, std::int64_t round) {
+        const std::atomic<std::int64_t>& played = rounds_played_[at(block)];
+        if (played.load(std::memory_order_acquire) == round) return;
+        std::unique_lock<std::mutex> lock(telling_);
+        told_.wait(lock, [&] { return played.load(std::memory_order_acquire) == round; });
+    }
+
+    void tell(const Meeting& meeting, bool is_on, std::int64_t rounds_played) {
+        {
+            const std::lock_guard<std::mutex> lock(telling_);
+            if (is_on) rounds_played_[at(meeting.row)].store(rounds_played, std::memory_order_release);
+            if (is_mutual_) rounds_played_[at(meeting.column)].store(rounds_played, std::memory_order_release);
+        }
+        told_.notify_all();
     }
 
     std::int64_t rows_, columns_, seats_, first_round_, rounds_, meetings_a_round_;
     bool is_mutual_;
     std::atomic<std::int64_t> next_{0};
     std::vector<std::atomic<std::int64_t>> rounds_played_;
+    std::mutex telling_;
+    std::condition_variable told_;
 };
 
 }  // namespace margformer::cpu
