@@ -36,7 +36,8 @@ from margformer_fast.files import atomic_file
 
 draw_block = simulate._draw_block  # noqa: SLF001 - one block with all that is drawn, cuts not yet applied
 EFFICIENCY = 0.01  # mean probability to be kept
-TYPICAL_REDDENING = 0.056  # of g - i, at the median extinction of 0.08 in r
+TYPICAL_EXTINCTION = 0.08  # in r: the median
+LISTED_U = 19.6  # where the table of labelled magnitudes ends, in the midst of rising counts
 PRIOR = 4.0  # objects' worth of belief in the present table in each cell
 NO_LIGHT = -0.2  # nanomaggy: objects fainter than this in u have no positive light in it
 SIZE_FLOOR = 0.05  # arcsec: below it measured radii are noise
@@ -73,10 +74,19 @@ def start() -> dict[str, Selection]:
             size,
             # Strong lines move one colour up and the next one down.
             flat(r_i=steps(-0.4, 1.2, 0.2), i_z=steps(-0.6, 0.6, 0.15)),
+            # Luminous red galaxies were looked for down to i = 19.9 and, later, z = 19.95.
+            flat(i=steps(19.0, 21.6, 0.1)),
+            flat(z=steps(18.6, 21.4, 0.1)),
         ),
         "STAR": (
             flat(r=np.array([16.0, 18.0, 19.0, *faint]), g_i=hues),
-            flat(g_i=np.append(steps(-0.6, 1.0, 0.2), 1.3), u_g=np.append(steps(-0.2, 1.2, 0.2), [1.5, 2.0])),
+            flat(
+                r=np.array([20.0]),
+                g_i=np.append(steps(-0.6, 1.0, 0.2), 1.3),
+                u_g=np.append(steps(-0.2, 1.2, 0.2), [1.5, 2.0]),
+            ),
+            flat(i=steps(19.0, 21.6, 0.1)),
+            flat(z=steps(18.6, 21.4, 0.1)),
         ),
         "QSO": (),
     }
@@ -120,11 +130,13 @@ def observed(survey: Survey) -> dict[str, np.ndarray]:
     return skymodel.selected_by(magnitudes, np.zeros(len(survey)), np.maximum(radius, SIZE_FLOOR))
 
 
-def balance(weight: np.ndarray, r: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Scale weights so that each bin of 0.1 mag has as much as there are real objects in it."""
-    place = np.clip(np.digitize(r, EXPERIMENT3_EDGES) - 1, 0, len(EXPERIMENT3_EDGES) - 2)
-    have = np.bincount(place, weight, len(EXPERIMENT3_EDGES) - 1)
-    want = np.histogram(wanted, EXPERIMENT3_EDGES)[0]
+def balance(
+    weight: np.ndarray, r: np.ndarray, wanted: np.ndarray, edges: np.ndarray = EXPERIMENT3_EDGES
+) -> np.ndarray:
+    """Scale weights so that each bin of 0.1 mag has as much as there are wanted objects in it."""
+    place = np.clip(np.digitize(r, edges) - 1, 0, len(edges) - 2)
+    have = np.bincount(place, weight, len(edges) - 1)
+    want = np.histogram(wanted, edges)[0]
     return weight * (want / np.maximum(have, 1e-9))[place]
 
 
@@ -182,20 +194,34 @@ def scaled(selection: Selection, kind: str) -> Selection:
 
 
 def bright_stars(selection: Selection, path: Path) -> Selection:
-    """Fit the rows of r < 20 to g - i of the stars in every second line of a table of magnitudes."""
-    listed = read_magnitudes(path)
-    mine = (listed.label == CLASSES.index("STAR")) & (np.arange(len(listed)) % 2 == 0)
-    gi = (listed.columns["g_r"] + listed.columns["r_i"])[mine] - TYPICAL_REDDENING
-    first, second = selection.factors
-    accept = first.accept.copy()
-    bins = len(first.edges[1]) + 1
-    row = np.digitize(listed.magnitude[mine], first.edges[0])
-    for k in range(np.digitize(19.5, first.edges[0]) + 1):
-        here = candidates("STAR", np.median(listed.magnitude[mine][row == k]))
-        have = np.bincount(np.digitize(here["g_i"], first.edges[1]), second(here), bins)
-        want = np.bincount(np.digitize(gi[row == k], first.edges[1]), minlength=bins)
-        accept[k] = (want + 0.5) / want.sum() / ((have + 20 * second(here).mean()) / have.sum())
-    return scaled(replace(selection, factors=(replace(first, accept=accept), second)), "STAR")
+    """Fit what stars brighter than r = 20 are picked by to every second star of a table of magnitudes.
+
+    That is the rows of r < 20 of the factors in (r, g - i) and (r, g - i, u - g). The table ends at
+    u = 19.6, and so do the candidates that are compared with it. A cell that neither reaches stays.
+    """
+    listed = read_magnitudes(path).within({"u": LISTED_U})
+    listed = listed.select((listed.label == CLASSES.index("STAR")) & (listed.magnitude < 20))
+    listed = listed.select(np.arange(len(listed)) % 2 == 0)
+    reddening = TYPICAL_EXTINCTION * np.array(SDSS.extinction_ratios)
+    reddening -= reddening[2]  # colours are dereddened on the observed r magnitude
+    observed = np.stack([listed.observed(band) for band in SDSS.bands], axis=1)
+    wanted = skymodel.selected_by(observed - reddening, np.zeros(len(listed)), np.zeros(len(listed)))
+    rng = np.random.default_rng(0)
+    drawn, _ = skymodel._candidates(rng, "STAR", np.repeat(listed.magnitude, 100), SDSS)  # noqa: SLF001
+    drawn = drawn[(drawn + reddening)[:, 0] < LISTED_U]
+    offered = skymodel.selected_by(drawn, np.zeros(len(drawn)), np.zeros(len(drawn)))
+    factors = list(selection.factors)
+    for _ in range(20):
+        for k, factor in enumerate(factors[:2]):
+            weight = np.prod([other(offered) for other in factors], axis=0)
+            weight = balance(weight, offered["r"], listed.magnitude, np.arange(12.0, 20.01, 0.1))
+            have = np.bincount(factor.cells(offered), weight, factor.accept.size)
+            want = np.bincount(factor.cells(wanted), minlength=factor.accept.size)
+            gain = ((want + PRIOR) / (have + PRIOR)).reshape(factor.accept.shape)
+            faint = np.digitize(20.0, factor.edges[0])
+            gain[faint:] = 1.0
+            factors[k] = replace(factor, accept=factor.accept * gain)
+    return scaled(replace(selection, factors=tuple(factors)), "STAR")
 
 
 def passing(selection: Selection, kind: str, seed: int, blocks: int = 4) -> np.ndarray:

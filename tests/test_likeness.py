@@ -12,7 +12,7 @@ from toy import toy_survey
 from margformer_fast.data.__main__ import main
 from margformer_fast.data.store import write_store
 from margformer_fast.data.survey import SDSS
-from margformer_fast.errors import DataError
+from margformer_fast.errors import ConfigError, DataError
 from margformer_fast.evaluation import likeness
 from margformer_fast.evaluation.likeness import (
     Sample,
@@ -124,6 +124,39 @@ def test_a_table_of_magnitudes_is_read(tmp_path: Path) -> None:
     assert list(sample.columns) == ["u_g", "g_r", "r_i", "i_z"]
     np.testing.assert_allclose(sample.matrix(["u_g", "i_z"]), [[0.5, 0.1], [1, 1]])
     np.testing.assert_allclose(sample.magnitude, 18)
+
+
+def test_observed_magnitudes_come_from_the_colours_between(rng: np.random.Generator, tmp_path: Path) -> None:
+    listed = rng.uniform(17, 22, (20, 5)).round(6)
+    path = tmp_path / "m.csv"
+    rows = [",".join(str(m) for m in row) + ",STAR" for row in listed]
+    path.write_text("\n".join(["u,g,r,i,z,class", *rows]))
+    sample = read_magnitudes(path)
+    for k, band in enumerate("ugriz"):
+        np.testing.assert_allclose(sample.observed(band), listed[:, k], atol=1e-9)
+    cut = sample.within({"u": 20.0, "z": 21.0})
+    kept = (listed[:, 0] < 20) & (listed[:, 4] < 21)
+    assert 0 < kept.sum() < 20
+    np.testing.assert_array_equal(cut.magnitude, sample.magnitude[kept])
+    assert len(sample.within({})) == 20
+
+
+def test_both_sides_are_cut_at_the_limit_of_a_table(
+    quick: None, rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, page = tmp_path / "store", tmp_path / "likeness.html"
+    survey = toy_survey(400, rng, classes=(2,))
+    write_store(store, survey)
+    u = likeness.of_survey(survey, "toy").observed("u")
+    limit = float(np.median(u).round(3))
+    command = ["compare", str(store), str(store), "--out", str(page), "--brighter-than", f"u={limit}"]
+    assert main(command) == 0
+    kept = int((u < limit).sum())
+    assert f"{kept} simulated and {kept} real STAR" in capsys.readouterr().out
+    assert f"--brighter-than u={limit:g}" in page.read_text()
+    for wrong in ("y=20", "u=faint", "u", "u=nan"):
+        with pytest.raises(ConfigError, match=r"no limit such as u=19\.6"):
+            main([*command[:-1], wrong])
 
 
 def test_compare_command_writes_one_page(

@@ -15,7 +15,17 @@ from margformer_fast.data.conditions import CONDITIONS, conditions, draw_fields
 from margformer_fast.data.photometry.psf import covariance
 from margformer_fast.data.profiles import PIXEL_VARIANCE
 from margformer_fast.data.render import ellipse
-from margformer_fast.data.simulate import CHUNK, COMPACT, FAINT, _draw_block, _modelled, object_id, simulate
+from margformer_fast.data.simulate import (
+    BLOCK,
+    CHUNK,
+    COMPACT,
+    FAINT,
+    _draw_block,
+    _modelled,
+    _passes,
+    object_id,
+    simulate,
+)
 from margformer_fast.data.skymodel import draw_sources
 from margformer_fast.data.survey import CLASSES, LSST, SDSS, Survey
 from margformer_fast.data.survey_tables import draw_no_light_radius
@@ -242,3 +252,16 @@ def test_radii_of_bands_without_light_are_small(monkeypatch: pytest.MonkeyPatch)
     # Where the flux is far below zero, fits to the noise often end at the largest radius.
     assert biggest(None) > 0.2
     assert biggest(draw_no_light_radius) < 0.1
+
+
+def test_galaxies_that_cannot_be_compact_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is spared is time: few of them would have passed. Stars and quasars are all drawn."""
+    fewer = _draw_block(SEED, FAINT, CLASSES.index("GALAXY"), 0, SDSS)
+    monkeypatch.setattr(simulation, "_LARGEST", np.inf)
+    whole = _draw_block(SEED, FAINT, CLASSES.index("GALAXY"), 0, SDSS)
+    assert len(fewer) < 0.8 * len(whole) == 0.8 * BLOCK
+    spared = whole.select(~np.isin(whole.objid, fewer.objid))
+    assert (spared.columns["true_radius"] > 0.5).all()
+    assert _passes(spared, FAINT).mean() < 0.02 < 0.05 < _passes(fewer, FAINT).mean()
+    for kind in ("QSO", "STAR"):
+        assert len(_draw_block(SEED, FAINT, CLASSES.index(kind), 0, SDSS)) == BLOCK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,15 @@ def parser() -> Parser:
     )
     one.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page, an HTML file")
     one.add_argument("--each-feature", action="store_true", help="also train on each feature alone")
+    one.add_argument(
+        "--brighter-than",
+        type=_limit,
+        nargs="+",
+        default=[],
+        metavar="BAND=MAG",
+        help="compare objects brighter than this alone, in the observed magnitude of an SDSS band:"
+        " u=19.6 for a table that ends there",
+    )
 
     one = add(
         "ingest",
@@ -212,12 +222,38 @@ def _compare(options: argparse.Namespace) -> int:
 
     command = f"{PROGRAM} compare {options.folder} {options.real} --out {options.out}"
     command += " --each-feature" * options.each_feature
+    limits = dict(options.brighter_than)
+    if limits:
+        command += " --brighter-than " + " ".join(f"{band}={limit:g}" for band, limit in limits.items())
     real = read_real(options.real)
-    _write_likeness(options.folder, real, options.out, command, each_feature=options.each_feature)
+    _write_likeness(
+        options.folder, real, options.out, command, each_feature=options.each_feature, limits=limits
+    )
     return OK
 
 
-def _write_likeness(folder: Path, real: Sample, page: Path, command: str, *, each_feature: bool) -> None:
+def _limit(text: str) -> tuple[str, float]:
+    from .survey import SDSS
+
+    band, _, limit = text.partition("=")
+    try:
+        magnitude = float(limit)
+    except ValueError:
+        magnitude = math.nan
+    if band not in SDSS.bands or not math.isfinite(magnitude):
+        raise argparse.ArgumentTypeError(f"{text!r} is no limit such as u=19.6 in one of u, g, r, i, z")
+    return band, magnitude
+
+
+def _write_likeness(
+    folder: Path,
+    real: Sample,
+    page: Path,
+    command: str,
+    *,
+    each_feature: bool,
+    limits: Mapping[str, float] | None = None,
+) -> None:
     from ..evaluation import likeness
     from ..evaluation.likeness_page import text, write_page
     from .store import read_store
@@ -225,7 +261,8 @@ def _write_likeness(folder: Path, real: Sample, page: Path, command: str, *, eac
     survey = read_store(folder)
     if not survey.simulated:
         raise DataError("is not simulated", where=folder, expected="a simulated survey store")
-    found = likeness.compare(likeness.of_survey(survey, folder.name), real, each_feature=each_feature)
+    both = (s.within(limits or {}) for s in (likeness.of_survey(survey, folder.name), real))
+    found = likeness.compare(*both, each_feature=each_feature)
     print(f"\n{text(found)}")
     write_page(found, page, command)
     print(f"\nwritten to {page}")

@@ -46,6 +46,7 @@ COMPACT, FAINT = 1, 2
 """Values of the column ``sample``: drawn for Experiment 1 (compact) or 2 (faint and compact)."""
 
 MAX_COMPACTNESS = 0.5
+_LARGEST = 0.8  # half-light radius over PSF FWHM: of galaxies beyond it, 1 in 500 is measured as compact
 MIN_FAINT_MAGNITUDE = 20.0
 SIMULATED_SKY_VERSION = 15
 
@@ -203,7 +204,7 @@ def _modelled(psf: Psf, ellipticity: np.ndarray) -> GaussianPsf:
 
 
 def _draw_block(seed: int, sample: int, label: int, block: int, profile: SurveyProfile) -> Survey:
-    """Draw and measure one block of objects, cuts not yet applied."""
+    """Draw and measure the objects of one block that may be compact, cuts not yet applied."""
     kind, bands = CLASSES[label], len(profile.bands)
     seen = conditions(profile)
     fields = draw_fields(
@@ -211,24 +212,28 @@ def _draw_block(seed: int, sample: int, label: int, block: int, profile: SurveyP
     )
     rng = _stream(seed, sample << 44 | label << 42 | block)
     sources = draw_sources(rng, kind, BLOCK, _BRIGHTEST[sample], profile)
-    neighbours = draw_neighbours(rng, BLOCK, profile, partial(draw_field_objects, rng, profile=profile))
     at = np.arange(BLOCK) % _FIELDS_PER_BLOCK
-    place = rng.random((BLOCK, 2))  # in the field, RA and Dec
+    # Drawing and measuring take most of the time, and most galaxies are too large.
+    seeing = np.exp(np.log(fields.psf[at].fwhm).mean(axis=1))
+    index = np.flatnonzero((sources.radius < _LARGEST * seeing) | (sources.point > 0))
+    sources, at, n = sources.select(index), at[index], len(index)
+    neighbours = draw_neighbours(rng, n, profile, partial(draw_field_objects, rng, profile=profile))
+    place = rng.random((n, 2))  # in the field, RA and Dec
     widening = np.exp((fields.gradient[at] * (place - 0.5)[:, None]).sum(-1))
     psf, true_psf = fields.psf[at].widened(widening), fields.true_psf[at].widened(widening)
 
     extinction = fields.extinction_r[at, None] * np.array(profile.extinction_ratios)
     # A stamp is whole pixels of a frame, and frames are not aligned: each band has its own offset.
-    registration = rng.uniform(-0.5, 0.5, (BLOCK, bands, 2))
+    registration = rng.uniform(-0.5, 0.5, (n, bands, 2))
     position = (profile.stamp_size - 1) / 2 + registration
-    position += _MIDDLE_SCATTER * rng.standard_normal((BLOCK, 1, 2))
-    position += _ASTROMETRY_SCATTER * rng.standard_normal((BLOCK, bands, 2))
+    position += _MIDDLE_SCATTER * rng.standard_normal((n, 1, 2))
+    position += _ASTROMETRY_SCATTER * rng.standard_normal((n, bands, 2))
     canvas = _Canvas(position, true_psf, fields.axis_ratio[at], fields.angle[at], profile)
     flux = _flux(sources.magnitudes, extinction, profile)
     around = _flux(neighbours.magnitudes, extinction, profile)
     _draw_points(canvas, sources, flux, neighbours, around)
     _draw_galaxies(canvas, sources, flux)
-    image = canvas.image.reshape(BLOCK, bands, canvas.size, canvas.size)
+    image = canvas.image.reshape(n, bands, canvas.size, canvas.size)
     # Photon noise of the objects on top of that of the sky; counts are large enough to be Gaussian. The
     # series that objects are drawn with may pass a little below zero where there is nothing.
     noise = np.maximum(image, 0) * (1 / fields.gain[at, :, None, None]).astype(np.float32)
@@ -236,7 +241,7 @@ def _draw_block(seed: int, sample: int, label: int, block: int, profile: SurveyP
     np.sqrt(noise, out=noise)
     noise *= rng.standard_normal(image.shape, np.float32)
     image += noise
-    image += draw_sky(rng, BLOCK, profile)[:, :, None, None]
+    image += draw_sky(rng, n, profile)[:, :, None, None]
     interpolate_columns(rng, image, seen.columns)
     add_cosmic_rays(rng, image, fields.noise[at], seen.cosmic_rays)
 
@@ -251,20 +256,20 @@ def _draw_block(seed: int, sample: int, label: int, block: int, profile: SurveyP
     )
     features = found.features
     if seen.draw_no_light_radius is not None:
-        drawn = seen.draw_no_light_radius(rng, (BLOCK, bands))
+        drawn = seen.draw_no_light_radius(rng, (n, bands))
         columns = [profile.feature_names.index(f"deVRad_{band}") for band in profile.bands]
         features[:, columns] = np.where(found.has_light, features[:, columns], drawn)
     return Survey(
         profile=profile,
-        objid=object_id(sample, label, block, np.arange(BLOCK)),
+        objid=object_id(sample, label, block, index),
         ra=fields.ra[at] + FIELD_ARCMIN[0] / 60 * place[:, 0],
         dec=fields.dec[at] + FIELD_ARCMIN[1] / 60 * place[:, 1],
-        label=np.full(BLOCK, label, np.int8),
+        label=np.full(n, label, np.int8),
         features=features,
         stamps=Stamps((image,)),
         simulated=True,
         columns={
-            "sample": np.full(BLOCK, sample, np.int16),
+            "sample": np.full(n, sample, np.int16),
             "field": (block * _FIELDS_PER_BLOCK + at).astype(np.int32),
             "z": sources.redshift.astype(np.float32),
             "flags": found.flags.astype(np.int16),

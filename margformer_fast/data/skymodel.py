@@ -11,7 +11,7 @@ Magnitudes are observed ones in r; colours are dereddened.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -52,6 +52,10 @@ class Sources:
     angle: np.ndarray
     spheroid: np.ndarray
 
+    def select(self, which: np.ndarray) -> Sources:
+        """Return the objects at `which`."""
+        return Sources(**{field.name: getattr(self, field.name)[which] for field in fields(self)})
+
 
 def _candidates(
     rng: np.random.Generator, kind: str, r: np.ndarray, profile: SurveyProfile
@@ -84,6 +88,8 @@ def selected_by(sdss: np.ndarray, redshift: np.ndarray, radius: np.ndarray) -> d
     u, g, r, i, z = sdss.T
     return {
         "r": r,
+        "i": i,
+        "z": z,
         "u_g": u - g,
         "g_r": g - r,
         "r_i": r - i,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,23 @@ class Sample:
         """Return the objects at `which`."""
         columns = {name: values[which] for name, values in self.columns.items()}
         return Sample(self.name, columns, self.label[which], self.magnitude[which])
+
+    def observed(self, band: str) -> np.ndarray:
+        """Return observed magnitudes in a band of SDSS, shape (N,): the one in r, and the colours between."""
+        k, r = SDSS.bands.index(band), SDSS.bands.index("r")
+        between = [f"{a}_{b}" for a, b in pairwise(SDSS.bands[min(k, r) : max(k, r) + 1])]
+        sign = 1 if k < r else -1
+        return self.magnitude + sign * sum((self.columns[name] for name in between), np.zeros(len(self)))
+
+    def within(self, limits: Mapping[str, float]) -> Sample:
+        """Return the objects brighter than a limit in each of some bands of SDSS.
+
+        For a table that was cut so: its colours are to be compared with those of objects cut alike.
+        """
+        kept = np.ones(len(self), bool)
+        for band, faintest in limits.items():
+            kept &= self.observed(band) < faintest
+        return self.select(kept)
 
     def matrix(self, names: Sequence[str]) -> np.ndarray:
         """Return columns side by side, shape (N, F)."""
@@ -150,8 +168,7 @@ def read_magnitudes(path: Path) -> Sample:
     except ValueError as error:
         raise DataError(str(error), where=path, expected="numbers in u g r i z") from None
     columns = {
-        f"{a}_{b}": magnitude[:, k] - magnitude[:, k + 1]
-        for k, (a, b) in enumerate(zip(SDSS.bands, SDSS.bands[1:], strict=False))
+        f"{a}_{b}": magnitude[:, k] - magnitude[:, k + 1] for k, (a, b) in enumerate(pairwise(SDSS.bands))
     }
     return Sample(path.name, columns, label, magnitude[:, SDSS.bands.index("r")])
 
