@@ -19,8 +19,10 @@ from margformer_fast.reference.weights import AttentionWeights, FeedForwardWeigh
 # Largest relative error of values and gradients.
 GATES = {"fp32": 1e-5, "bf16": 1e-2}
 # What plain PyTorch's own error may be exceeded by. Sums of few terms cancel by chance: of thousands that a
-# test looks at some are unlucky. (At the published size `margformer_fast.verify` allows a third of it.)
-NOISE = {"fp32": 24 * 2**-24, "bf16": 8 * 2**-9}
+# test looks at some are unlucky. Plain PyTorch's error itself goes from 4e-7 to 2.6e-6 in 120 draws of the
+# smallest problem, and may be lucky where ours is not. (`margformer_fast.verify` allows a fifth of it at the
+# published size.)
+NOISE = {"fp32": 40 * 2**-24, "bf16": 8 * 2**-9}
 
 NUM_ATTENTION = len(AttentionWeights._fields)
 
