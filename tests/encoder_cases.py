@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,10 +19,8 @@ from margformer_fast.reference.weights import AttentionWeights, FeedForwardWeigh
 # Largest relative error of values and gradients.
 GATES = {"fp32": 1e-5, "bf16": 1e-2}
 # What plain PyTorch's own error may be exceeded by. Sums of few terms cancel by chance: of thousands that a
-# test looks at some are unlucky. Plain PyTorch's error itself goes from 4e-7 to 2.6e-6 in 120 draws of the
-# smallest problem, and may be lucky where ours is not. (`margformer_fast.verify` allows a fifth of it at the
-# published size.)
-NOISE = {"fp32": 40 * 2**-24, "bf16": 8 * 2**-9}
+# test looks at some are unlucky. (At the published size `margformer_fast.verify` allows a third of it.)
+NOISE = {"fp32": 24 * 2**-24, "bf16": 8 * 2**-9}
 
 NUM_ATTENTION = len(AttentionWeights._fields)
 
@@ -88,14 +86,24 @@ def relative_errors(got: list[torch.Tensor], want: list[torch.Tensor]) -> list[f
     return [float((g - w).norm() / w.norm()) for g, w in zip(got, want, strict=True)]
 
 
-def check_accuracy(op: Op, reference: Op, tensors: list[torch.Tensor], grad: torch.Tensor, kind: str) -> None:
-    """Hold an operator to its gate, and to twice the error of plain PyTorch plus a noise floor."""
-    want = differentiate(reference, tensors, grad)
-    with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
-        mine = relative_errors(differentiate(op, tensors, grad, torch.float32), want)
-        theirs = relative_errors(differentiate(reference, tensors, grad, torch.float32), want)
-    told = f"{tuple(tensors[0].shape)} {kind}: {mine}, plain PyTorch {theirs}"
-    for error, plain_error in zip(mine, theirs, strict=True):
+Problem = tuple[Op, Op, list[torch.Tensor], torch.Tensor]
+"""An operator, its reference, the tensors both take, and the gradient of the value."""
+
+
+def check_accuracy(problems: Sequence[Problem], kind: str) -> None:
+    """Hold an operator to its gate, and to twice the error of plain PyTorch plus a noise floor.
+
+    Errors are medians over problems of one shape: one in a thousand of these small ones is so ill-conditioned
+    that which rounding is lucky decides, and plain PyTorch is as often the unlucky one.
+    """
+    mine, theirs = [], []
+    for op, reference, tensors, grad in problems:
+        want = differentiate(reference, tensors, grad)
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+            mine.append(relative_errors(differentiate(op, tensors, grad, torch.float32), want))
+            theirs.append(relative_errors(differentiate(reference, tensors, grad, torch.float32), want))
+    told = f"{tuple(problems[0][2][0].shape)} {kind}: {mine}, plain PyTorch {theirs}"
+    for error, plain_error in zip(np.median(mine, axis=0), np.median(theirs, axis=0), strict=True):
         assert error <= 2 * plain_error + NOISE[kind], told
         # Where plain PyTorch misses the gate, the gate is about the type.
         assert error <= max(GATES[kind], 2 * plain_error), told

@@ -142,8 +142,8 @@ def test_under_dropout_in_float64(
 def test_accuracy(
     rng: np.random.Generator, target: None, name: str, kind: str, size: tuple[int, ...]
 ) -> None:
-    half = Half(name, size, rng)
-    check_accuracy(half.op, half.plain, half.tensors, half.grad, kind)
+    halves = [Half(name, size, rng) for _ in range(3)]
+    check_accuracy([(half.op, half.plain, half.tensors, half.grad) for half in halves], kind)
 
 
 @pytest.mark.parametrize("name", NAMES)
