@@ -26,6 +26,7 @@ from .experiments import PRESETS, Sets
 from .files import read_json, write_json
 from .learning.checkpoint import load_model, save_model
 from .learning.classify import predict, train_classifier
+from .learning.margnet import CNN, DNN, ENSEMBLE, MargNetFit, predict_margnet, train_margnet
 from .learning.pretrain import pretrain
 from .learning.probe import probabilities, train_probe
 from .learning.samples import Samples
@@ -60,7 +61,7 @@ class RunSettings:
     probe : str
         Kind of the probe after SimCLR.
     baselines : tuple of str
-        From ``features`` and ``images``.
+        From ``features``, ``images`` and ``margnet``.
     data : str
         Source of the objects, in words.
     population, split : str
@@ -324,6 +325,8 @@ def _learn(
     if "features" in settings.baselines:
         outcomes.append(_photometry_only(place, settings, train, val, test, seed, label))
         outcomes.append(_features_only(train, test, seed))
+    if "margnet" in settings.baselines:
+        outcomes += _margnet(place, settings, train, val, test, seed, label)
     columns = test.survey.columns
     # The separator learns nothing: one run says all.
     if seed == settings.seed and settings.task == "sg" and {"psfmag_r", "modelmag_r"} <= set(columns):
@@ -357,6 +360,29 @@ def _photometry_only(
         directory=place,
     )
     return Outcome("photometry-only", seed, probabilities(probe, x_test), {"photometry-only": curve})
+
+
+def _margnet(
+    place: Path, settings: RunSettings, train: Samples, val: Samples, test: Samples, seed: int, label: str
+) -> list[Outcome]:
+    """Train MargNet and test its two networks and their ensemble."""
+    preset = PRESETS[settings.preset]
+    dnn, cnn = (preset.fit(stage, len(train)) for stage in ("margnet_dnn", "margnet_cnn"))
+    model, history = train_margnet(
+        preset.margnet(train.survey),
+        train,
+        val,
+        MargNetFit(dnn, cnn, preset.margnet_head),
+        precision=settings.precision,
+        seed=seed,
+        directory=place,
+        label=label,
+    )
+    found = predict_margnet(model, test, precision=settings.precision)
+    return [
+        Outcome(method, seed, found[stage], {stage: history[stage]})
+        for method, stage in (("margnet-dnn", DNN), ("margnet-cnn", CNN), ("margnet", ENSEMBLE))
+    ]
 
 
 def _features_only(train: Samples, test: Samples, seed: int) -> Outcome:

@@ -90,7 +90,7 @@ def test_supervised_with_all_baselines(stores: dict[str, Path], tmp_path: Path) 
         "--method",
         "supervised",
         "--baselines",
-        "features,images",
+        "features,images,margnet",
         "--precision",
         "bf16",
         "--split",
@@ -98,7 +98,8 @@ def test_supervised_with_all_baselines(stores: dict[str, Path], tmp_path: Path) 
     )
     assert run("--exp", 1, "--data", stores["sg"], "--runs", 1, "--out", out, *options) == 0
     metrics = json.loads((out / "metrics.json").read_text())
-    assert set(metrics["methods"]) == {"supervised", "images-only", "photometry-only", "features-only"}
+    baselines = {"images-only", "photometry-only", "features-only", "margnet-dnn", "margnet-cnn", "margnet"}
+    assert set(metrics["methods"]) == {"supervised", *baselines}
 
 
 @pytest.fixture(scope="module")

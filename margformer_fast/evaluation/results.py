@@ -17,6 +17,9 @@ METHOD_NAMES = {
     "images-only": "Images only",
     "photometry-only": "Photometric branch only",
     "features-only": "Boosted trees on features",
+    "margnet-dnn": "MargNet DNN (features)",
+    "margnet-cnn": "MargNet CNN (images)",
+    "margnet": "MargNet ensemble",
     "survey-separator": "Survey separator",
 }
 """How known methods are called in tables and figures; any other method is called what its run calls it."""
