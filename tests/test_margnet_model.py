@@ -198,16 +198,18 @@ def test_views_repeat_the_edge(rng: np.random.Generator) -> None:
 def test_learns_what_there_is_to_learn(tmp_path: Path, rng: np.random.Generator) -> None:
     train, val = samples(240, rng, "sgq"), samples(160, rng, "sgq", objid_from=10_000)
     test = samples(150, rng, "sgq", objid_from=20_000)
-    fit = MargNetFit(
-        FitConfig(60, 60, 16, 1e-2, "cosine"),
-        FitConfig(8, 8, 16, 3e-3, "cosine"),
-        FitConfig(60, 60, 16, 1e-2, "cosine"),
-    )
+    quick = PRESETS["quick"]
+    dnn, head = quick.fit("margnet_dnn", len(train)), quick.margnet_head
+    fit = MargNetFit(dnn, FitConfig(8, 8, 16, 3e-3, "cosine"), head)
     config = replace(NARROW, width=0.1, dropout=0.0)
     model, history = train_margnet(
         config, train, val, fit, precision="fp32", seed=1, directory=tmp_path, label="test"
     )
-    assert {name: len(each) for name, each in history.items()} == {DNN: 60, CNN: 8, ENSEMBLE: 60}
+    assert {name: len(each) for name, each in history.items()} == {
+        DNN: dnn.max_epochs,
+        CNN: 8,
+        ENSEMBLE: head.max_epochs,
+    }
     accuracy = {}
     for name, probability in predict_margnet(model, test).items():
         assert probability.shape == (150, 3)
