@@ -124,6 +124,10 @@ def test_a_threshold_is_the_kth_smallest_score():
     score = np.arange(1, 75) / 100
     (category, _) = by_class(np.zeros(74, int), np.stack([1 - score, score], axis=1), calibration).categories
     assert category.threshold(0.68) == pytest.approx(0.51)
+    found = by_class(
+        np.zeros(74, int), np.stack([1 - score, score], axis=1), np.stack([1 - score, score], axis=1)
+    )
+    assert found.sets(0.68)[:, 0].sum() == 51
 
 
 def test_thresholds_and_sets_agree(rng):
