@@ -21,7 +21,7 @@ from .errors import ConfigError, DataError, OutputError
 from .evaluation.baselines import decisions, features_only, survey_separator
 from .evaluation.metrics import confident_mistakes
 from .evaluation.report import ReportPaths, write_report
-from .evaluation.results import Outcome, RunHeader, TestSet
+from .evaluation.results import CalibrationSet, Outcome, RunHeader, TestSet
 from .experiments import PRESETS, Sets
 from .files import read_json, write_json
 from .learning.checkpoint import load_model, save_model
@@ -212,7 +212,9 @@ def run_experiment(directory: Path, settings: RunSettings, sets: Sets, device: t
         population=None if settings.population == "experiment" else settings.population,
     )
     tested = _test_set(test, outcomes[0])
-    return Result(header, tested, outcomes, write_report(directory, header, tested, outcomes))
+    calibration = CalibrationSet(sets.val.objid, val.label.cpu().numpy(), sets.val.r_obs)
+    paths = write_report(directory, header, tested, outcomes, calibration)
+    return Result(header, tested, outcomes, paths)
 
 
 def versions() -> dict[str, str]:
@@ -295,7 +297,14 @@ def _learn(
             seed=seed,
             directory=place,
         )
-        probed = Outcome("simclr-probe", seed, probabilities(probe, x_test), history, x_test.cpu().numpy())
+        probed = Outcome(
+            "simclr-probe",
+            seed,
+            probabilities(probe, x_test),
+            history,
+            x_test.cpu().numpy(),
+            probabilities(probe, x_val),
+        )
         stage = preset.fit("finetune", len(train))
     else:
         probed, stage = None, preset.fit("supervised", len(train))
@@ -304,7 +313,8 @@ def _learn(
     curve = train_classifier(model, train, val, stage, views, name=name, label=f"{label} {doing}", **common)
     save_model(place / "model", model, train.classes, train.survey.profile, train.survey.simulated)
     probability, embedding = predict(model, test, precision=settings.precision)
-    outcomes.append(Outcome(settings.method, seed, probability, {name: curve}, embedding))
+    calibration, _ = predict(model, val, precision=settings.precision)
+    outcomes.append(Outcome(settings.method, seed, probability, {name: curve}, embedding, calibration))
     if probed is not None:
         outcomes.append(probed)
     if "images" in settings.baselines:
@@ -320,11 +330,15 @@ def _learn(
             label=f"{label} images only",
             **common,
         )
-        probability, _ = predict(blind, test, use_photometry=False, precision=settings.precision)
-        outcomes.append(Outcome("images-only", seed, probability, {"images-only": curve}))
+        probability, calibration = (
+            predict(blind, samples, use_photometry=False, precision=settings.precision)[0]
+            for samples in (test, val)
+        )
+        history = {"images-only": curve}
+        outcomes.append(Outcome("images-only", seed, probability, history, calibration=calibration))
     if "features" in settings.baselines:
         outcomes.append(_photometry_only(place, settings, train, val, test, seed, label))
-        outcomes.append(_features_only(train, test, seed))
+        outcomes.append(_features_only(train, val, test, seed))
     if "margnet" in settings.baselines:
         outcomes += _margnet(place, settings, train, val, test, seed, label)
     columns = test.survey.columns
@@ -359,7 +373,13 @@ def _photometry_only(
         seed=seed,
         directory=place,
     )
-    return Outcome("photometry-only", seed, probabilities(probe, x_test), {"photometry-only": curve})
+    return Outcome(
+        "photometry-only",
+        seed,
+        probabilities(probe, x_test),
+        {"photometry-only": curve},
+        calibration=probabilities(probe, x_val),
+    )
 
 
 def _margnet(
@@ -378,17 +398,20 @@ def _margnet(
         directory=place,
         label=label,
     )
-    found = predict_margnet(model, test, precision=settings.precision)
+    found, calibration = (
+        predict_margnet(model, samples, precision=settings.precision) for samples in (test, val)
+    )
     return [
-        Outcome(method, seed, found[stage], {stage: history[stage]})
+        Outcome(method, seed, found[stage], {stage: history[stage]}, calibration=calibration[stage])
         for method, stage in (("margnet-dnn", DNN), ("margnet-cnn", CNN), ("margnet", ENSEMBLE))
     ]
 
 
-def _features_only(train: Samples, test: Samples, seed: int) -> Outcome:
+def _features_only(train: Samples, val: Samples, test: Samples, seed: int) -> Outcome:
     label = train.label.cpu().numpy()
-    probability = features_only(train.survey.features, label, test.survey.features, len(train.classes), seed)
-    return Outcome("features-only", seed, probability)
+    asked = np.concatenate([test.survey.features, val.survey.features])
+    probability = features_only(train.survey.features, label, asked, len(train.classes), seed)
+    return Outcome("features-only", seed, probability[: len(test)], calibration=probability[len(test) :])
 
 
 def _test_set(test: Samples, first: Outcome) -> TestSet:

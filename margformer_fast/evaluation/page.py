@@ -87,6 +87,7 @@ def render(
     test: TestSet,
     methods: Sequence[MethodSummary],
     pictures: Sequence[tuple[NamedFigure, bytes]],
+    sections: Sequence[str] = (),
 ) -> str:
     """Return the page.
 
@@ -98,6 +99,8 @@ def render(
         The first is the one the page is about.
     pictures : sequence of (NamedFigure, bytes)
         Figures and their PNG files.
+    sections : sequence of str
+        Further parts after the figures, as HTML.
 
     Returns
     -------
@@ -122,6 +125,7 @@ def render(
         _class_table(header, methods),
         "<h2>Figures</h2>",
         *(picture(figure, data) for figure, data in pictures),
+        *sections,
         "<h2>Objects</h2>",
         _count_table(header),
         f"<h2>How to reproduce</h2><pre>{escape(str(command))}</pre>" if command else "",
