@@ -59,7 +59,11 @@ class ModelConfig(_Settings):
     photometry_dropout : float
         In the network that embeds the photometry.
     scale_inputs : bool
-        Whether photometry is standardised and pixels compressed first; the published models take raw values.
+        Whether photometry is standardised and pixels compressed first; the published MargFormers take raw
+        values.
+    standardise_stamps : bool
+        Bring each band of each stamp to zero mean and unit spread (unbiased, plus 1e-6), as the published
+        LViT does, instead of compressing it.
     """
 
     form: str = "margformer"
@@ -75,6 +79,7 @@ class ModelConfig(_Settings):
     dropout: float = 0.1
     photometry_dropout: float = 0.25
     scale_inputs: bool = True
+    standardise_stamps: bool = False
 
     def __post_init__(self) -> None:
         _require(self.form in ("margformer", "lvit"), "form", self.form, "'margformer' or 'lvit'")
@@ -248,6 +253,9 @@ class FitConfig(_Settings):
         Largest norm of the gradient.
     temperature : float
         Of NT-Xent; unused by supervised stages.
+    batches : {"even", "ragged"}
+        Cut an epoch into batches of nearly equal size, or into full ones and a smaller last one. Losses of an
+        epoch are means over objects, or, with ragged batches, unweighted means over batches as published.
     """
 
     max_epochs: int
@@ -258,6 +266,7 @@ class FitConfig(_Settings):
     weight_decay: float = 0.0
     clip_norm: float | None = None
     temperature: float = 0.1
+    batches: str = "even"
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "patience", "batch_size"):
@@ -265,3 +274,4 @@ class FitConfig(_Settings):
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         _require(self.schedule in ("constant", "cosine"), "schedule", self.schedule, "'constant' or 'cosine'")
         _require(self.temperature > 0, "temperature", self.temperature, "above 0")
+        _require(self.batches in ("even", "ragged"), "batches", self.batches, "'even' or 'ragged'")

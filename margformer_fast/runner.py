@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import platform
 import shlex
+import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,16 @@ import torch
 
 from . import __version__
 from .backends import operators
-from .config import AugmentConfig
-from .data.survey import TASKS
+from .config import AugmentConfig, FitConfig, ModelConfig
+from .data.splits import object_hash
+from .data.survey import TASKS, Survey
 from .errors import ConfigError, DataError, OutputError
 from .evaluation.baselines import decisions, features_only, survey_separator
 from .evaluation.metrics import confident_mistakes
 from .evaluation.report import ReportPaths, write_report
 from .evaluation.results import CalibrationSet, Outcome, RunHeader, TestSet
 from .experiments import PRESETS, Sets
-from .files import read_json, write_json
+from .files import atomic_file, read_json, write_json
 from .learning.checkpoint import load_model, save_model
 from .learning.classify import predict, train_classifier
 from .learning.margnet import CNN, DNN, ENSEMBLE, MargNetFit, predict_margnet, train_margnet
@@ -31,6 +34,14 @@ from .learning.pretrain import pretrain
 from .learning.probe import probabilities, train_probe
 from .learning.samples import Samples
 from .nn.inputs import ScaledEncoder
+from .protocol import (
+    SEED_OF_VALIDATION_PART,
+    Protocol,
+    deviations,
+    differences,
+    make_protocol,
+    protocol_title,
+)
 from .reference.random import derive_seed
 
 _PREVIEWS = 24
@@ -47,7 +58,7 @@ class RunSettings:
     task : str
         ``sg`` or ``sgq``.
     method : str
-        ``simclr`` or ``supervised``.
+        ``simclr``, ``simclr-probe`` or ``supervised``.
     model : str
         A key of :data:`margformer_fast.experiments.MODELS`.
     preset : str
@@ -68,6 +79,10 @@ class RunSettings:
         As for :func:`margformer_fast.experiments.make_sets`; the experiment's own population is "experiment".
     init : str
         Directory of the saved model to start from; empty for fresh weights.
+    protocol : str
+        ``clean`` or ``published``.
+    without : tuple of str
+        Errors of the published recipe that are mended; see :data:`margformer_fast.protocol.ERRORS`.
     """
 
     experiment: int
@@ -85,6 +100,25 @@ class RunSettings:
     population: str
     split: str
     init: str
+    protocol: str = "clean"
+    without: tuple[str, ...] = ()
+
+    @property
+    def errors(self) -> Protocol:
+        """The errors of the published recipe that are repeated."""
+        return make_protocol(self.protocol, self.without)
+
+    @property
+    def deviations(self) -> dict[str, str]:
+        """Those of them that can change a number of this run, and what they are."""
+        return deviations(
+            self.errors,
+            experiment=self.experiment,
+            task=self.task,
+            method=self.method,
+            model=self.model,
+            baselines=self.baselines,
+        )
 
 
 @dataclass(frozen=True)
@@ -134,7 +168,7 @@ def open_directory(path: Path, settings: RunSettings, *, resume: bool) -> None:
         write_json(record, {"version": __version__, "settings": asdict(settings)})
         return
     before = read_json(record)["settings"]
-    now = asdict(settings) | {"baselines": list(settings.baselines)}
+    now = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
     changed = sorted(key for key in now if before.get(key) != now[key])
     if changed:
         raise DataError(
@@ -145,7 +179,64 @@ def open_directory(path: Path, settings: RunSettings, *, resume: bool) -> None:
         )
 
 
-def run_experiment(directory: Path, settings: RunSettings, sets: Sets, device: torch.device) -> Result:
+def adopt(
+    directory: Path, settings: RunSettings, source: Path, stages: Collection[str] | None = None
+) -> None:
+    """Take over the finished stages of another run, so that what it trained is not trained again.
+
+    Stages are a function of the training set, the seed and the settings, so this changes no result. An
+    Experiment 3 takes over all of an Experiment 1, whose training set it shares.
+
+    Parameters
+    ----------
+    directory : Path
+        Of this run, made by :func:`open_directory`. What it has already is left as it is.
+    settings : RunSettings
+        Of this run.
+    source : Path
+        The directory of the other run.
+    stages : collection of str, optional
+        Names of the stages to take over; all by default.
+
+    Raises
+    ------
+    DataError
+        If the other run has no record, or was made with settings by which its stages differ.
+    OutputError
+        If a checkpoint cannot be copied.
+    """
+    before = read_json(source / "run.json")["settings"]
+    ignored = {"experiment"} if settings.experiment == 3 and before.get("experiment") == 1 else set()
+    if stages is not None:
+        ignored.add("without")
+    now = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+    # What is counted in Experiment 3 changes no stage.
+    for values in (before, now):
+        values["without"] = [name for name in values.get("without", []) if name != "leaked_objects"]
+    changed = sorted(key for key in now if key not in ignored and before.get(key) != now[key])
+    if changed:
+        raise DataError(
+            "its models cannot be taken over, it was made with other settings: "
+            + ", ".join(f"{k} {before.get(k)!r}, here {now[k]!r}" for k in changed),
+            where=source,
+            mend="Make both runs with the same options.",
+        )
+    for run in range(settings.runs):
+        place = directory / f"seed-{settings.seed + run}"
+        for file in sorted((source / place.name).glob("*.safetensors")):
+            if (stages is None or file.stem in stages) and not (place / file.name).exists():
+                place.mkdir(exist_ok=True)
+                with atomic_file(place / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
+
+
+def run_experiment(
+    directory: Path,
+    settings: RunSettings,
+    sets: Sets,
+    device: torch.device,
+    arguments: Sequence[str] | None = None,
+) -> Result:
     """Train, test and report; a stage whose checkpoint is complete is not trained again.
 
     Parameters
@@ -158,6 +249,9 @@ def run_experiment(directory: Path, settings: RunSettings, sets: Sets, device: t
         On what.
     device : torch.device
         Where.
+    arguments : sequence of str, optional
+        Arguments of the training command that repeats the run, for the report; by default those of the
+        process.
 
     Returns
     -------
@@ -185,23 +279,25 @@ def run_experiment(directory: Path, settings: RunSettings, sets: Sets, device: t
         place.mkdir(exist_ok=True)
         outcomes += _learn(place, settings, train, val, test, seed, f"run {run + 1}/{settings.runs}")
     warnings = list(sets.warnings)
+    warnings += differences(settings.protocol, model=settings.model, preset=settings.preset)
     warnings += [
         f"{each.missing_pixels:,} pixels without a value in the {each.name} set were read as zero"
         for each in (train, val, test)
         if each.missing_pixels
     ]
-    config = PRESETS[settings.preset].model(settings.model, sets.train)
+    config = _model_config(settings, sets.train)
     header = RunHeader(
         experiment=settings.experiment,
         task=settings.task,
         classes=classes,
         preset=settings.preset,
-        protocol="clean",
+        protocol=protocol_title(settings.protocol, settings.without),
+        deviations=settings.deviations,
         simulated=sets.test.simulated,
         source=sets.source,
         counts={"train": train.counts(), "val": val.counts(), "test": test.counts()},
         settings={
-            "command": shlex.join(["python", "-m", "margformer_fast.train", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "margformer_fast.train", *(arguments or sys.argv[1:])]),
             **asdict(settings),
             "encoder": config.to_dict(),
         },
@@ -213,7 +309,9 @@ def run_experiment(directory: Path, settings: RunSettings, sets: Sets, device: t
     )
     tested = _test_set(test, outcomes[0])
     calibration = CalibrationSet(sets.val.objid, val.label.cpu().numpy(), sets.val.r_obs)
-    paths = write_report(directory, header, tested, outcomes, calibration)
+    # A method that learned from the validation set cannot be calibrated on it: there may be none that can.
+    calibrated = any(outcome.calibration is not None for outcome in outcomes)
+    paths = write_report(directory, header, tested, outcomes, calibration if calibrated else None)
     return Result(header, tested, outcomes, paths)
 
 
@@ -233,28 +331,47 @@ def _backends() -> dict[str, str]:
     return {name: ", ".join(operator.used) for name, operator in operators().items() if operator.used}
 
 
+def _model_config(settings: RunSettings, survey: Survey) -> ModelConfig:
+    """Return the settings of the encoder; the protocol decides what it does to its inputs."""
+    config = PRESETS[settings.preset].model(settings.model, survey)
+    if settings.model == "lvit":
+        return replace(config, standardise_stamps=settings.errors.standardised_stamps)
+    return replace(config, scale_inputs=not settings.errors.raw_inputs)
+
+
+def _fit(settings: RunSettings, stage: str, num_objects: int) -> FitConfig:
+    """Return how long and how fast a stage of the encoder is trained."""
+    config = PRESETS[settings.preset].fit(stage, num_objects, settings.model)
+    ragged = settings.errors.ragged_batches and settings.model != "lvit"  # LViT's loader drops the last batch
+    return replace(config, batches="ragged") if ragged else config
+
+
 def _encoder(settings: RunSettings, train: Samples, seed: int) -> ScaledEncoder:
     """Load the encoder to start from, or make one: weights by the seed, input scales by the training set."""
+    config = _model_config(settings, train.survey)
     if settings.init:
-        return _saved_encoder(Path(settings.init), train).to(train.device)
-    config = PRESETS[settings.preset].model(settings.model, train.survey)
+        return _saved_encoder(Path(settings.init), train, config).to(train.device)
     torch.manual_seed(derive_seed(seed, 0))
     encoder = ScaledEncoder(config, len(train.classes))
     encoder.inputs.fit(train.photometry.cpu(), torch.from_numpy(train.pixel_noise()))
     return encoder.to(train.device)
 
 
-def _saved_encoder(path: Path, train: Samples) -> ScaledEncoder:
+def _saved_encoder(path: Path, train: Samples, wanted_config: ModelConfig) -> ScaledEncoder:
     """Load a saved model; its bands, features and classes must be those of the training set."""
     model, classes, profile = load_model(path)
     for what, saved, wanted in (
         ("classes", classes, train.classes),
         ("bands", profile.bands, train.survey.profile.bands),
         ("stamp size", model.config.size, train.survey.stamps.size),
+        ("scale_inputs", model.config.scale_inputs, wanted_config.scale_inputs),
+        ("standardise_stamps", model.config.standardise_stamps, wanted_config.standardise_stamps),
     ):
         if saved != wanted:
             raise ConfigError(
-                f"was trained with {what} {saved}", where=path, expected=f"{wanted}, as in the data"
+                f"was trained with {what} {saved}",
+                where=path,
+                expected=f"{wanted}, as in the data and the protocol",
             )
     return model
 
@@ -265,19 +382,26 @@ def _learn(
     """Run every method once."""
     preset = PRESETS[settings.preset]
     common: dict[str, Any] = {"precision": settings.precision, "seed": seed, "directory": place}
-    views = AugmentConfig()
+    errors, views = settings.errors, AugmentConfig()
+    # The published notebooks read Experiment 3's classifier from the file of the best epoch.
+    of_classifier: dict[str, Any] = {
+        "weights": "last" if errors.last_weights and settings.experiment != 3 else "best",
+        "augment_validation": errors.augmented_validation,
+        **common,
+    }
     outcomes = []
     model = _encoder(settings, train, seed)
-    if settings.method == "simclr":
+    if settings.method != "supervised":
         shown = settings.pretrain_photometry == "shared"
         history = {
             "pretrain": pretrain(
                 model,
                 train,
                 val,
-                preset.fit("pretrain", len(train)),
+                _fit(settings, "pretrain", len(train)),
                 views,
                 photometry=settings.pretrain_photometry,
+                weights="last" if errors.last_weights else "best",
                 label=f"{label} pre-training",
                 **common,
             )
@@ -286,11 +410,15 @@ def _learn(
             _embedding(model, samples, use_photometry=shown, precision=settings.precision)
             for samples in (train, val, test)
         )
+        learned, checked = (x_train, train.label), (x_val, val.label)
+        if errors.probe_on_validation:
+            first, second = _validation_parts(val)
+            learned, checked = (x_val[first], val.label[first]), (x_val[second], val.label[second])
         probe, history["probe"] = train_probe(
-            (x_train, train.label),
-            (x_val, val.label),
+            learned,
+            checked,
             len(train.classes),
-            preset.fit("probe", len(train)),
+            preset.fit("probe", len(learned[1]), settings.model),
             kind=settings.probe,
             name="probe",
             label=f"{label} probe",
@@ -303,18 +431,21 @@ def _learn(
             probabilities(probe, x_test),
             history,
             x_test.cpu().numpy(),
-            probabilities(probe, x_val),
+            None if errors.probe_on_validation else probabilities(probe, x_val),
         )
-        stage = preset.fit("finetune", len(train))
+        stage = _fit(settings, "finetune", len(train))
     else:
-        probed, stage = None, preset.fit("supervised", len(train))
+        probed, stage = None, _fit(settings, "supervised", len(train))
     name = "finetune" if settings.method == "simclr" else "supervised"
     doing = "fine-tuning" if settings.method == "simclr" else "training"
-    curve = train_classifier(model, train, val, stage, views, name=name, label=f"{label} {doing}", **common)
+    if settings.method != "simclr-probe":
+        curve = train_classifier(
+            model, train, val, stage, views, name=name, label=f"{label} {doing}", **of_classifier
+        )
+        probability, embedding = predict(model, test, precision=settings.precision)
+        calibration, _ = predict(model, val, precision=settings.precision)
+        outcomes.append(Outcome(settings.method, seed, probability, {name: curve}, embedding, calibration))
     save_model(place / "model", model, train.classes, train.survey.profile, train.survey.simulated)
-    probability, embedding = predict(model, test, precision=settings.precision)
-    calibration, _ = predict(model, val, precision=settings.precision)
-    outcomes.append(Outcome(settings.method, seed, probability, {name: curve}, embedding, calibration))
     if probed is not None:
         outcomes.append(probed)
     if "images" in settings.baselines:
@@ -323,12 +454,12 @@ def _learn(
             blind,
             train,
             val,
-            preset.fit("supervised", len(train)),
+            _fit(settings, "supervised", len(train)),
             views,
             use_photometry=False,
             name="images-only",
             label=f"{label} images only",
-            **common,
+            **of_classifier,
         )
         probability, calibration = (
             predict(blind, samples, use_photometry=False, precision=settings.precision)[0]
@@ -347,6 +478,13 @@ def _learn(
         galaxy = survey_separator(columns["psfmag_r"], columns["modelmag_r"])
         outcomes.append(Outcome("survey-separator", seed, decisions(np.where(galaxy, 0, 1), 2)))
     return outcomes
+
+
+def _validation_parts(val: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the validation set into the nine tenths that the published probe learns from, and the rest."""
+    order = np.argsort(object_hash(val.survey.objid, SEED_OF_VALIDATION_PART), kind="stable")
+    held_out = max(1, len(val) // 10)
+    return order[held_out:], order[:held_out]
 
 
 def _embedding(
@@ -388,11 +526,13 @@ def _margnet(
     """Train MargNet and test its two networks and their ensemble."""
     preset = PRESETS[settings.preset]
     dnn, cnn = (preset.fit(stage, len(train)) for stage in ("margnet_dnn", "margnet_cnn"))
+    errors = settings.errors
     model, history = train_margnet(
-        preset.margnet(train.survey),
+        replace(preset.margnet(train.survey), scale_inputs=not errors.raw_inputs),
         train,
         val,
         MargNetFit(dnn, cnn, preset.margnet_head),
+        protocol="published" if errors.head_on_validation else "clean",
         precision=settings.precision,
         seed=seed,
         directory=place,
@@ -402,7 +542,13 @@ def _margnet(
         predict_margnet(model, samples, precision=settings.precision) for samples in (test, val)
     )
     return [
-        Outcome(method, seed, found[stage], {stage: history[stage]}, calibration=calibration[stage])
+        Outcome(
+            method,
+            seed,
+            found[stage],
+            {stage: history[stage]},
+            calibration=None if stage == ENSEMBLE and errors.head_on_validation else calibration[stage],
+        )
         for method, stage in (("margnet-dnn", DNN), ("margnet-cnn", CNN), ("margnet", ENSEMBLE))
     ]
 
@@ -426,6 +572,7 @@ def _test_set(test: Samples, first: Outcome) -> TestSet:
         compactness=survey.compactness,
         stamps_preview=survey.stamps.decode(shown),
         preview_rows=shown,
+        seen=survey.columns.get("seen"),
         bands=survey.profile.bands,
         pixel_scale_arcsec=survey.profile.pixel_scale_arcsec,
     )

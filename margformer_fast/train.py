@@ -5,17 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import cli
-from .errors import ConfigError, OutputError
+from .errors import ConfigError
+from .protocol import ERRORS, PROTOCOLS, make_protocol
+
+if TYPE_CHECKING:
+    from .runner import Result
 
 EXAMPLE = """
 python -m margformer_fast.train --exp 1
 python -m margformer_fast.train --exp 3 --task sgq --method supervised --runs 3
 python -m margformer_fast.train --exp 1 --data field.store --population all --split sky
+python -m margformer_fast.train --exp 1 --protocol published --without last_weights,raw_inputs
 """
 
 
@@ -37,9 +44,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--task", choices=("sg", "sgq"), default="sg", help="star-galaxy, or with quasars (sg)")
     p.add_argument(
         "--method",
-        choices=("simclr", "supervised"),
+        choices=("simclr", "simclr-probe", "supervised"),
         default="simclr",
-        help="pre-train without labels and fine-tune, or labels from the start (simclr)",
+        help="pre-train without labels, then fine-tune and probe, or only probe; or labels from the start "
+        "(simclr)",
     )
     p.add_argument(
         "--model",
@@ -55,9 +63,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--split",
-        choices=("object", "sky"),
+        choices=("object", "margnet", "sky"),
         default="object",
-        help="split a store by object, or into strips of sky (object)",
+        help="split by object, in the shares of MargFormer or those of MargNet, which tested on fewer of "
+        "Experiment 2; or split a store into strips of sky (object)",
     )
     p.add_argument(
         "--preset",
@@ -79,11 +88,32 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--pretrain-photometry",
         choices=("hidden", "shared"),
-        default="hidden",
-        help="what SimCLR shows of the photometry: nothing, or the same with both views (hidden)",
+        help="what SimCLR shows of the photometry: nothing, or the same with both views (hidden; shared for "
+        "lvit with --protocol published)",
     )
     p.add_argument(
-        "--probe", choices=("linear", "mlp"), default="linear", help="probe of the frozen encoder (linear)"
+        "--probe",
+        choices=("linear", "mlp"),
+        help="probe of the frozen encoder (linear; mlp with --protocol published)",
+    )
+    p.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="clean",
+        help="mend the errors of the published recipe, or repeat them as listed below (clean)",
+    )
+    p.add_argument(
+        "--without",
+        default="",
+        metavar="LIST",
+        help="errors to mend all the same with --protocol published, with commas",
+    )
+    p.add_argument(
+        "--transfer",
+        type=Path,
+        metavar="RUN",
+        help="with --exp 3: test the models of this run of --exp 1, made with the same options, instead of "
+        "training them again",
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     p.add_argument(
@@ -104,6 +134,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--resume", action="store_true", help="continue the run in --out, or the latest like it under runs/"
     )
+    listed = "\n".join(
+        textwrap.fill(f"{name}: {text}", 100, initial_indent="  ", subsequent_indent="    ")
+        for name, text in ERRORS.items()
+    )
+    p.epilog = f"errors of the published recipe:\n{listed}\n\n{p.epilog}"
     return p
 
 
@@ -113,18 +148,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that spin while they wait starve each other when a machine has other work. Must be set before
     # torch loads its thread library.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from .evaluation.report import format_table
+
+    result = execute(options, arguments)
+    print(format_table(result.header, result.test, result.outcomes))
+    print(f"\nreport:  {result.paths.html}\nmetrics: {result.paths.metrics}")
+    return cli.OK
+
+
+def execute(options: argparse.Namespace, arguments: Sequence[str] | None = None) -> Result:
+    """Do what a parsed command line asks for, up to the report.
+
+    Parameters
+    ----------
+    options : Namespace
+        From :func:`parser`.
+    arguments : sequence of str, optional
+        The command line, which the report repeats; those of the process by default.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    MargformerError
+        If options contradict each other, data cannot be used, or results cannot be written.
+    """
+    without = _without(options)
+    if options.transfer is not None and options.exp != 3:
+        raise ConfigError("--transfer goes with --exp 3 alone, which tests models of Experiment 1")
     # Imported here: --help and a mistyped option should not wait for torch.
     from .backends import use_backend
-    from .evaluation.report import format_table
+    from .data.simulated import made_once
     from .experiments import PRESETS, make_sets
     from .learning.device import pick_device, pick_precision
-    from .runner import RunSettings, open_directory, run_experiment
+    from .runner import RunSettings, adopt, open_directory, run_experiment
 
     device = pick_device(options.device)
     preset = options.preset if options.preset != "auto" else ("paper" if device.type == "cuda" else "quick")
     size = PRESETS[preset]
+    is_published = options.protocol == "published"
+    shares = is_published and options.model == "lvit" and "shared_photometry" not in without
     with use_backend(options.backend):
-        path = options.data or _simulated(size.num_compact, size.num_faint)
+        path = options.data or made_once(size.num_compact, size.num_faint)
         sets = make_sets(
             path,
             options.exp,
@@ -132,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen_population=options.population,
             split=options.split,
             max_train=size.max_train if options.data is None else None,
+            keep_seen=is_published,
         )
         settings = RunSettings(
             experiment=options.exp,
@@ -142,24 +210,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs=options.runs or size.runs,
             seed=options.seed,
             precision=pick_precision(options.precision, device),
-            pretrain_photometry=options.pretrain_photometry,
-            probe=options.probe,
+            pretrain_photometry=options.pretrain_photometry or ("shared" if shares else "hidden"),
+            probe=options.probe or ("mlp" if is_published else "linear"),
             baselines=_baselines(options.baselines),
             data=sets.source,
             population=options.population or "experiment",
             split=options.split,
             init="" if options.init is None else str(options.init),
+            protocol=options.protocol,
+            without=without,
         )
         directory = _directory(options)
         open_directory(directory, settings, resume=options.resume)
+        if options.transfer is not None:
+            adopt(directory, settings, options.transfer)
         sizes = ", ".join(f"{len(s):,} {n}" for s, n in ((sets.train, "training"), (sets.val, "validation")))
         print(f"{sets.source}: {sizes}, {len(sets.test):,} test objects", file=sys.stderr)
         again = f"checkpoints are in {directory}; add `--out {directory} --resume` to the command to go on"
         with cli.on_interrupt(again):
-            result = run_experiment(directory, settings, sets, device)
-    print(format_table(result.header, result.test, result.outcomes))
-    print(f"\nreport:  {result.paths.html}\nmetrics: {result.paths.metrics}")
-    return cli.OK
+            return run_experiment(directory, settings, sets, device, arguments)
+
+
+def _without(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the errors to mend, each once; unknown ones are refused."""
+    without = tuple(sorted({name.strip() for name in options.without.split(",") if name.strip()}))
+    make_protocol(options.protocol, without)
+    return without
 
 
 def _baselines(text: str) -> tuple[str, ...]:
@@ -185,26 +261,6 @@ def _directory(options: argparse.Namespace) -> Path:
     if not found:
         raise ConfigError(f"there is no run runs/*-{name} to resume", mend="Name it with --out.")
     return found[-1]
-
-
-def _simulated(num_compact: int, num_faint: int) -> Path:
-    """Return the simulated survey of these sizes; it is made if it is not there yet."""
-    from .data.simulated import cached_store, write_simulated
-    from .data.store import is_store
-
-    path = cached_store(num_compact, num_faint)
-    if not is_store(path):
-        print(
-            f"making a simulated survey of {num_compact + num_faint:,} objects, once, in {path}",
-            file=sys.stderr,
-        )
-        with cli.on_interrupt("the simulated survey was not finished and is not kept"):
-            try:
-                write_simulated(path, num_compact, num_faint, seed=0)
-            except OutputError:
-                if not is_store(path):  # another process may have made it meanwhile
-                    raise
-    return path
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ PACKAGE = CHECKOUT / "margformer_fast"
 FLOORS = (
     {"errors"},
     {"files", "progress", "cli"},
-    {"config"},
+    {"config", "protocol"},
     {"_native"},
     {"reference"},
     {"kernels"},

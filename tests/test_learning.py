@@ -134,7 +134,7 @@ def tiny_stage(max_epochs: int = 6, patience: int = 6) -> Stage:
         50,
         FitConfig(max_epochs, patience, 8, 1e-2, "cosine", weight_decay=0.1, clip_norm=1.0),
         lambda rows, _: (model(x[rows]) - y[rows]).square().mean(),
-        lambda: {"val_loss": (model(x) - y).square().mean().item()},
+        lambda _: {"val_loss": (model(x) - y).square().mean().item()},
     )
 
 
@@ -168,7 +168,7 @@ def test_best_weights_are_a_copy_of_the_best_epoch(tmp_path: Path) -> None:
     seen = []
     stage = tiny_stage(max_epochs=4)
 
-    def validate() -> dict[str, float]:
+    def validate(_epoch: int) -> dict[str, float]:
         seen.append([p.detach().clone() for p in stage.model.parameters()])
         return {"val_loss": next(losses)}
 
@@ -179,7 +179,7 @@ def test_best_weights_are_a_copy_of_the_best_epoch(tmp_path: Path) -> None:
 
 def test_early_stopping(tmp_path: Path) -> None:
     losses = iter([3.0, 2.0, 2.5, 2.5, 2.5, 1.0])
-    stage = replace(tiny_stage(max_epochs=6, patience=3), validate=lambda: {"val_loss": next(losses)})
+    stage = replace(tiny_stage(max_epochs=6, patience=3), validate=lambda _: {"val_loss": next(losses)})
     assert len(run_stage(stage, seed=0, directory=tmp_path, label="test")) == 5
 
 

@@ -316,9 +316,9 @@ def test_what_the_head_is_trained_on(
     assert head.num_objects == len(learned)
     with torch.no_grad():
         assert head.loss(np.arange(len(learned)), 1).item() == pytest.approx(loss[learned].mean(), rel=1e-5)
-        assert head.validate()["val_loss"] == pytest.approx(loss[checked].mean(), rel=1e-5)
+        assert head.validate(1)["val_loss"] == pytest.approx(loss[checked].mean(), rel=1e-5)
     right = probability.argmax(axis=1) == val.label.numpy()
-    assert head.validate()["val_accuracy"] == pytest.approx(right[checked].mean())
+    assert head.validate(1)["val_accuracy"] == pytest.approx(right[checked].mean())
 
 
 def test_halves(rng: np.random.Generator) -> None:

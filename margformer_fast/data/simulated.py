@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 
+from .. import cli
+from ..errors import OutputError
 from ..progress import Progress
 from ..reference import profile_fit
 from . import (
@@ -23,7 +26,7 @@ from . import (
     survey_tables,
     templates,
 )
-from .store import StoreWriter
+from .store import StoreWriter, is_store
 from .survey import SDSS, SurveyProfile
 
 
@@ -89,3 +92,26 @@ def cached_store(num_compact: int, num_faint: int, *, seed: int = 0) -> Path:
     files += [Path(str(profile_fit.__file__)), templates.TEMPLATES, selection.SELECTION, survey_tables.TABLES]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
     return cache_directory() / f"simulated-{digest.hexdigest()[:8]}-{num_compact}-{num_faint}-seed{seed}"
+
+
+def made_once(num_compact: int, num_faint: int) -> Path:
+    """Return the simulated survey of these sizes; it is made, which takes minutes, if it is not there yet.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    path = cached_store(num_compact, num_faint)
+    if not is_store(path):
+        print(
+            f"making a simulated survey of {num_compact + num_faint:,} objects, once, in {path}",
+            file=sys.stderr,
+        )
+        with cli.on_interrupt("the simulated survey was not finished and is not kept"):
+            try:
+                write_simulated(path, num_compact, num_faint, seed=0)
+            except OutputError:
+                if not is_store(path):  # another process may have made it meanwhile
+                    raise
+    return path

@@ -121,6 +121,7 @@ def render(
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
         "<h2>Results</h2>",
         _main_table(header, test, methods),
+        _deviations(header),
         "<h2>Each class</h2>",
         _class_table(header, methods),
         "<h2>Figures</h2>",
@@ -214,6 +215,14 @@ def _main_table(header: RunHeader, test: TestSet, methods: Sequence[MethodSummar
     )
     notes = "".join(f"<li>{escape(text).replace('+-', _PM)}</li>" for text in marks)
     return table(head, body) + foot + (f'<ol class="foot">{notes}</ol>' if notes else "")
+
+
+def _deviations(header: RunHeader) -> str:
+    items = "".join(
+        f"<li><code>{escape(name)}</code>: {escape(text)}</li>" for name, text in header.deviations.items()
+    )
+    title = "Errors of the published recipe that this run repeats"
+    return f"<h2>{title}</h2><ul>{items}</ul>" if items else ""
 
 
 def _class_table(header: RunHeader, methods: Sequence[MethodSummary]) -> str:

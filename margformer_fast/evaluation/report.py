@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutputError
-from . import conformal_page
+from . import conformal_page, seen
 from .conformal_figures import conformal_figures
 from .figures import png, report_figures
 from .metrics import predict
 from .page import NOT_COMPARABLE, render
 from .prediction_sets import COLUMN_LEVEL, RunSets, bitmask, column_kind, of_run, sets_json, sets_of_runs
-from .results import CalibrationSet, Outcome, RunHeader, TestSet, slug
+from .results import CalibrationSet, Outcome, RunHeader, TestSet, method_name, slug
 from .summary import (
     CLASS_QUANTITIES,
     QUANTITIES,
@@ -69,6 +69,8 @@ def format_table(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) 
     DataError
         If header, test set and outcomes do not fit together.
     """
+    every, every_outcome = test, outcomes
+    test, outcomes = seen.counted(header, test, outcomes)
     methods = summarise(header, test, outcomes)
     first = methods[0]
     lines = [
@@ -88,6 +90,12 @@ def format_table(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) 
     for k, name in enumerate(header.classes):
         cells = [percent(first.of_class(quantity, k)) for quantity in ("precision", "recall", "f1")]
         lines.append(_row(f"  {name}", [f"{first.evaluations[0].scores.support[k]:,}", *cells]))
+    parts = seen.with_and_without(every, every_outcome)
+    if parts:
+        lines += ["", _row("objects seen in training", ("all objects", "without seen", "only seen"))]
+        lines += [
+            _row(f"  {method_name(p.method)}", [percent(v) for v in (p.all, p.unseen, p.seen)]) for p in parts
+        ]
     quoted = [result for result in published_for(header) if result.headline]
     if quoted:
         lines += ["", "published (real SDSS DR16 objects)"]
@@ -107,7 +115,11 @@ def _row(name: str, cells: Sequence[str]) -> str:
 
 
 def metrics_json(
-    header: RunHeader, test: TestSet, outcomes: Sequence[Outcome], sets: Sequence[RunSets] = ()
+    header: RunHeader,
+    test: TestSet,
+    outcomes: Sequence[Outcome],
+    sets: Sequence[RunSets] = (),
+    seen_in_training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return everything measured, as strict JSON can hold it: fractions, null where a number is undefined.
 
@@ -117,6 +129,8 @@ def metrics_json(
         The runs.
     sets : sequence of RunSets
         Prediction sets of those runs that have them.
+    seen_in_training : mapping, optional
+        From :func:`margformer_fast.evaluation.seen.to_json`, if test objects were seen in training.
 
     Raises
     ------
@@ -142,6 +156,7 @@ def metrics_json(
             **vars(header),
             "test_objects": len(test),
             "methods": methods,
+            "seen_in_training": seen_in_training,
             "published": [asdict(result) for result in published_for(header)],
         }
     )
@@ -189,7 +204,8 @@ def write_predictions(
     """Write one run's predictions as a FITS binary table.
 
     Columns: ``objid`` (int64), ``ra``, ``dec`` (deg), ``class``, ``predicted``, ``r_obs`` (mag) and
-    ``p_<class>``; with prediction sets also ``set_90`` (int16, bit k for class k) and ``set_90_size``. The
+    ``p_<class>``; ``seen`` (bool) if some were seen in training; with prediction sets
+    also ``set_90`` (int16, bit k for class k) and ``set_90_size``. The
     header of the table holds method, seed, experiment, task, whether it is simulated, and how to read the
     sets.
 
@@ -211,6 +227,8 @@ def write_predictions(
         fits.Column("r_obs", "D", unit="mag", array=test.r_obs),
         *(fits.Column(f"p_{name}", "D", array=outcome.probability[:, k]) for k, name in enumerate(names)),
     ]
+    if test.seen is not None:
+        columns.append(fits.Column("seen", "L", array=test.seen))
     if sets is not None:
         member = sets.kinds[column_kind(header)].sets(COLUMN_LEVEL)
         columns += [
@@ -270,7 +288,11 @@ def write_report(
     OutputError
         If a file cannot be written.
     """
+    every, every_outcome = test, outcomes
+    test, outcomes = seen.counted(header, test, outcomes)
     sets = sets_of_runs(header, test, outcomes, calibration)
+    # Tables of predictions have every test object, so they need sets of every one.
+    every_set = sets if test is every else sets_of_runs(header, every, every_outcome, calibration)
     directory = Path(directory)
     staging = directory / ".report.part"
     try:
@@ -289,10 +311,15 @@ def write_report(
         for picture, data in drawn:
             (staging / "figures" / f"{picture.stem}.png").write_bytes(data)
         tables = [f"{slug(outcome.method)}-seed{outcome.seed}.fits" for outcome in outcomes]
-        for name, outcome in zip(tables, outcomes, strict=True):
-            write_predictions(staging / "predictions" / name, header, test, outcome, of_run(sets, outcome))
-        numbers = json.dumps(metrics_json(header, test, outcomes, sets), indent=2, allow_nan=False)
+        for name, outcome in zip(tables, every_outcome, strict=True):
+            found = of_run(every_set, outcome)
+            write_predictions(staging / "predictions" / name, header, every, outcome, found)
+        found_seen = seen.to_json(header, every, every_outcome)
+        numbers = json.dumps(
+            metrics_json(header, test, outcomes, sets, found_seen), indent=2, allow_nan=False
+        )
         (staging / "metrics.json").write_text(numbers + "\n", encoding="utf-8")
+        sections = [*seen.section(header, every, every_outcome), *sections]
         page = render(header, test, summarise(header, test, outcomes), pictures, sections)
         (staging / "report.html").write_text(page, encoding="utf-8")
         _move_into_place(staging, directory)

@@ -52,6 +52,8 @@ class TestSet:
     preview_rows : ndarray of int64, shape (k,), optional
         Which objects (rows of this set) the images show; the first k if not given.
         :func:`margformer_fast.evaluation.metrics.confident_mistakes` picks the ones worth showing.
+    seen : ndarray of bool, shape (N,), optional
+        Which objects were trained or validated on; not given, none was.
     bands : tuple of str
         Bands of the images, in order.
     pixel_scale_arcsec : float
@@ -74,6 +76,7 @@ class TestSet:
     compactness: np.ndarray
     stamps_preview: np.ndarray | None = None
     preview_rows: np.ndarray | None = None
+    seen: np.ndarray | None = None
     bands: tuple[str, ...] = ("u", "g", "r", "i", "z")
     pixel_scale_arcsec: float = 0.396
 
@@ -87,6 +90,10 @@ class TestSet:
                 raise DataError(
                     f"test column {name!r} has shape {shape}", expected=f"({n},), as many as objids"
                 )
+        if self.seen is not None and (np.shape(self.seen) != (n,) or np.asarray(self.seen).dtype != bool):
+            raise DataError(
+                f"test column 'seen' has shape {np.shape(self.seen)}", expected=f"booleans, ({n},)"
+            )
         if not np.issubdtype(np.asarray(self.label).dtype, np.integer):
             raise DataError(f"test labels are {np.asarray(self.label).dtype}", expected="integers")
         if self.stamps_preview is None:
@@ -225,7 +232,7 @@ class RunHeader:
     preset : str
         Size of the run (``"quick"``, ``"paper"``).
     protocol : str
-        ``"clean"`` or ``"published"``.
+        ``"clean"``, ``"published"`` or ``"published without ..."``.
     simulated : bool
         Whether the objects are simulated; every table and figure then says so.
     source : str
@@ -244,6 +251,8 @@ class RunHeader:
         What the reader must know before using the numbers.
     population : str, optional
         Population trained and tested on, if it is not the experiment's own. Nothing published compares then.
+    deviations : mapping of str to str
+        Errors of the published recipe that the run repeats, by name, and what each is.
     """
 
     experiment: int
@@ -260,6 +269,7 @@ class RunHeader:
     seconds: float = 0.0
     warnings: Sequence[str] = ()
     population: str | None = None
+    deviations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:

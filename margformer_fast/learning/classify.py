@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,26 +26,32 @@ def train_classifier(
     augmentation: AugmentConfig,
     *,
     use_photometry: bool = True,
+    weights: str = "best",
+    augment_validation: bool = False,
     precision: str,
     seed: int,
     directory: Path,
     name: str,
     label: str,
 ) -> list[dict[str, float]]:
-    """Train all weights of a model on labels, and leave it with those of the lowest validation loss.
+    """Train all weights of a model on labels, and leave it with those of the best (or last) epoch.
 
     Parameters
     ----------
     model : ScaledEncoder
         Trained in place; fresh weights for supervised training, pre-trained ones for fine-tuning.
     train, val : Samples
-        Labelled objects. Validation objects are seen as they are, not augmented.
+        Labelled objects. Validation objects are seen as they are, if not asked otherwise.
     config : FitConfig
         How long and how fast.
     augmentation : AugmentConfig
         Views of training stamps.
     use_photometry : bool
         False hides the photometry: an images-only classifier.
+    weights : {"best", "last"}
+        What the model is left with; see :class:`margformer_fast.learning.loop.Stage`.
+    augment_validation : bool
+        Validate on views of the validation stamps, other ones in each epoch, as published.
     precision : {"fp32", "bf16"}
         Of the encoder's products; the loss is always fp32.
     seed : int
@@ -84,24 +91,42 @@ def train_classifier(
             logits = model(train.photometry[rows] if use_photometry else None, patch_NPL)
         return F.cross_entropy(logits.float(), train.label[rows])
 
-    def validate() -> dict[str, float]:
-        probability, _ = predict(model, val, use_photometry=use_photometry, precision=precision)
+    def validate(epoch: int) -> dict[str, float]:
+        def views(rows: np.ndarray) -> torch.Tensor:
+            size = model.config.patch_size
+            return val.views(rows, augmentation, seed=seed, epoch=epoch, num_views=1, patch_size=size)[0]
+
+        probability, _ = predict(
+            model,
+            val,
+            use_photometry=use_photometry,
+            precision=precision,
+            tokens=views if augment_validation else None,
+        )
         label = val.label.cpu().numpy()
-        picked = probability[np.arange(len(label)), label]
+        loss_N = -np.log(np.maximum(probability[np.arange(len(label)), label], 1e-300))
+        if config.batches == "ragged":
+            parts = np.split(loss_N, range(config.batch_size, len(loss_N), config.batch_size))
+            loss_N = np.array([part.mean() for part in parts])
         return {
-            "val_loss": float(-np.log(np.maximum(picked, 1e-300)).mean()),
+            "val_loss": float(loss_N.mean()),
             "val_accuracy": float((probability.argmax(axis=1) == label).mean()),
         }
 
-    stage = Stage(name, 2, model, len(train), config, loss, validate)
+    stage = Stage(name, 2, model, len(train), config, loss, validate, weights)
     return run_stage(stage, seed=seed, directory=directory, label=label)
 
 
 @torch.no_grad()
 def predict(
-    model: ScaledEncoder, samples: Samples, *, use_photometry: bool = True, precision: str = "fp32"
+    model: ScaledEncoder,
+    samples: Samples,
+    *,
+    use_photometry: bool = True,
+    precision: str = "fp32",
+    tokens: Callable[[np.ndarray], torch.Tensor] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Classify and embed objects, as they are.
+    """Classify and embed objects, as they are if not asked otherwise.
 
     Parameters
     ----------
@@ -113,6 +138,8 @@ def predict(
         False hides the photometry.
     precision : {"fp32", "bf16"}
         Of the encoder's products.
+    tokens : callable, optional
+        ``tokens(rows)`` gives the patch tokens to look at, shape (n, P, p*p*C), in place of the stamps'.
 
     Returns
     -------
@@ -125,7 +152,7 @@ def predict(
     probability, embedding = [], []
     for start in range(0, len(samples), _PREDICT_BATCH):
         rows = np.arange(start, min(start + _PREDICT_BATCH, len(samples)))
-        token_NPL = samples.tokens(rows, model.config.patch_size)
+        token_NPL = samples.tokens(rows, model.config.patch_size) if tokens is None else tokens(rows)
         with autocast(samples.device, precision):
             h_ND = model.embed(samples.photometry[rows] if use_photometry else None, token_NPL)
             logits = model.head(h_ND)

@@ -41,7 +41,10 @@ class Stage:
     loss : callable
         ``loss(rows, epoch)`` gives the mean loss over the objects at `rows`, in training mode.
     validate : callable
-        ``validate()`` gives a dictionary with at least ``val_loss``, in evaluation mode.
+        ``validate(epoch)`` gives a dictionary with at least ``val_loss``, in evaluation mode.
+    weights : {"best", "last"}
+        Weights that the model is left with: those of the lowest validation loss, or of the last epoch. With
+        "last" the checkpoint holds both.
     """
 
     name: str
@@ -50,15 +53,19 @@ class Stage:
     num_objects: int
     config: FitConfig
     loss: Callable[[np.ndarray, int], torch.Tensor]
-    validate: Callable[[], dict[str, float]]
+    validate: Callable[[int], dict[str, float]]
+    weights: str = "best"
 
 
-def batches(num_objects: int, batch_size: int, seed: int) -> list[np.ndarray]:
+def batches(num_objects: int, batch_size: int, seed: int, *, ragged: bool = False) -> list[np.ndarray]:
     """Return a shuffled pass over all objects in batches of nearly equal size, at most `batch_size`.
 
-    A small last batch would have fewer negatives and so a lower contrastive loss; there is none.
+    A small last batch would have fewer negatives and so a lower contrastive loss; there is none, unless
+    `ragged` asks for full batches and what is left.
     """
     order = np.random.default_rng(seed).permutation(num_objects)
+    if ragged:
+        return np.split(order, range(batch_size, num_objects, batch_size))
     return np.array_split(order, math.ceil(num_objects / batch_size))
 
 
@@ -83,6 +90,7 @@ class _State:
         )
         self.history: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] = {}
+        self.last: dict[str, torch.Tensor] = {}  # of a finished stage that was loaded
         self.done = False
 
     def keep_best(self) -> None:
@@ -97,6 +105,8 @@ class _State:
         groups = {"best": self.best}
         if not self.done:
             groups |= {"model": self.stage.model.state_dict(), "optimizer": pack_optimizer(self.optimizer)}
+        elif self.stage.weights == "last":
+            groups["model"] = self.stage.model.state_dict()
         tensors = {
             f"{group}/{name}": value for group, items in groups.items() for name, value in items.items()
         }
@@ -116,13 +126,15 @@ class _State:
             group, _, rest = name.partition("/")
             groups[group][rest] = value
         self.history, self.done, self.best = about["history"], about["done"], groups["best"]
-        if not self.done:
+        if self.done:
+            self.last = groups["model"]
+        else:
             load_weights(self.stage.model, groups["model"], path)
             unpack_optimizer(self.optimizer, groups["optimizer"])
 
 
 def run_stage(stage: Stage, *, seed: int, directory: Path, label: str) -> list[dict[str, float]]:
-    """Train until the validation loss stops falling, and leave the best weights in the model.
+    """Train until the validation loss stops falling, and leave the best (or last) weights in the model.
 
     A checkpoint in `directory` is taken up where it stopped. Shuffling, dropout and augmentation are keyed
     by (seed, stage, epoch), so the result is the same whether or not a run was interrupted.
@@ -156,7 +168,10 @@ def run_stage(stage: Stage, *, seed: int, directory: Path, label: str) -> list[d
         state.load(path, key)
     saved = time.monotonic()
     if state.done:
-        load_weights(stage.model, state.best, path)
+        kept = state.best if stage.weights == "best" else state.last
+        if not kept:
+            raise DataError("does not hold the weights of the last epoch", where=path, mend="Train it again.")
+        load_weights(stage.model, kept, path)
         return state.history
     total, before = config.max_epochs * stage.num_objects, len(state.history) * stage.num_objects
     with Progress(total, label, "objects", initial=before) as progress:
@@ -169,7 +184,8 @@ def run_stage(stage: Stage, *, seed: int, directory: Path, label: str) -> list[d
             if state.done or time.monotonic() - saved > _SAVE_SECONDS:
                 state.save(path, key)
                 saved = time.monotonic()
-    load_weights(stage.model, state.best, path)
+    if stage.weights == "best":
+        load_weights(stage.model, state.best, path)
     return state.history
 
 
@@ -178,8 +194,9 @@ def _run_epoch(state: _State, epoch: int, seed: int, progress: Progress) -> dict
     started = time.monotonic()
     epoch_seed = derive_seed(seed, stage.number, epoch)
     torch.manual_seed(epoch_seed)
-    parts = batches(stage.num_objects, config.batch_size, epoch_seed)
-    total = 0.0
+    ragged = config.batches == "ragged"
+    parts = batches(stage.num_objects, config.batch_size, epoch_seed, ragged=ragged)
+    total, weight = 0.0, 0
     stage.model.train()
     for k, rows in enumerate(parts):
         rate = _rate(config, (epoch - 1 + (k + 0.5) / len(parts)) / config.max_epochs)
@@ -198,16 +215,17 @@ def _run_epoch(state: _State, epoch: int, seed: int, progress: Progress) -> dict
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(stage.model.parameters(), config.clip_norm)
         state.optimizer.step()
-        total += value * len(rows)
+        counts = 1 if ragged else len(rows)
+        total, weight = total + value * counts, weight + counts
         progress.update(len(rows), epoch=f"{epoch}/{config.max_epochs}", loss=value)
     stage.model.eval()
     with torch.no_grad():
-        checked = stage.validate()
+        checked = stage.validate(epoch)
     seconds = time.monotonic() - started
     progress.update(0, val=checked["val_loss"])
     return {
         "epoch": epoch,
-        "train_loss": total / stage.num_objects,
+        "train_loss": total / weight,
         **checked,
         "seconds": seconds,
         "rate": stage.num_objects / seconds,

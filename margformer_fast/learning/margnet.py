@@ -126,7 +126,7 @@ def train_margnet(
         logits: Callable[[], torch.Tensor],
         target: torch.Tensor,
     ) -> list[dict[str, float]]:
-        def validate() -> dict[str, float]:
+        def validate(_epoch: int) -> dict[str, float]:
             found = logits()
             correct = (found.argmax(dim=1) == target).double().mean()
             return {"val_loss": F.cross_entropy(found, target).item(), "val_accuracy": correct.item()}

@@ -31,12 +31,13 @@ def pretrain(
     augmentation: AugmentConfig,
     *,
     photometry: str,
+    weights: str = "best",
     precision: str,
     seed: int,
     directory: Path,
     label: str,
 ) -> list[dict[str, float]]:
-    """Pre-train an encoder in place, and leave it with the weights of the lowest validation loss.
+    """Pre-train an encoder in place, and leave it with the weights of the best (or last) epoch.
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ def pretrain(
         What the views are.
     photometry : {"hidden", "shared"}
         See :data:`PHOTOMETRY`.
+    weights : {"best", "last"}
+        What the encoder is left with; see :class:`margformer_fast.learning.loop.Stage`.
     precision : {"fp32", "bf16"}
         Of the encoder's products; the loss is always fp32.
     seed : int
@@ -90,11 +93,22 @@ def pretrain(
             z1_ND, z2_ND = model(features, patch_VNPL.flatten(0, 1)).float().chunk(2)
         return nt_xent(z1_ND, z2_ND, temperature=config.temperature)
 
-    def validate() -> dict[str, float]:
-        parts = np.array_split(np.arange(len(val)), max(1, round(len(val) / config.batch_size)))
+    def validate(_epoch: int) -> dict[str, float]:
+        every, batch = np.arange(len(val)), config.batch_size
+        if config.batches == "ragged":
+            parts = np.split(every, range(batch, len(val), batch))
+            return {"val_loss": float(np.mean([loss(val, rows, 0).item() for rows in parts]))}
+        parts = np.array_split(every, max(1, round(len(val) / batch)))
         return {"val_loss": sum(loss(val, rows, 0).item() * len(rows) for rows in parts) / len(val)}
 
     stage = Stage(
-        "pretrain", 1, model, len(train), config, lambda rows, epoch: loss(train, rows, epoch), validate
+        "pretrain",
+        1,
+        model,
+        len(train),
+        config,
+        lambda rows, epoch: loss(train, rows, epoch),
+        validate,
+        weights,
     )
     return run_stage(stage, seed=seed, directory=directory, label=label)

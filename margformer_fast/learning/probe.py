@@ -103,7 +103,7 @@ def train_probe(
     def loss(rows: np.ndarray, _epoch: int) -> torch.Tensor:
         return F.cross_entropy(probe(x_train[rows]), y_train[rows])
 
-    def validate() -> dict[str, float]:
+    def validate(_epoch: int) -> dict[str, float]:
         logits = probe(x_val)
         correct = (logits.argmax(dim=1) == y_val).float().mean()
         return {"val_loss": F.cross_entropy(logits, y_val).item(), "val_accuracy": correct.item()}

@@ -19,7 +19,8 @@ class InputScaling(nn.Module):
     Photometry becomes (x - mean) / std, limited to +-10 so that a rare outlier (a radius of 30 arcsec, five
     magnitudes of extinction) cannot saturate the network. Pixels become asinh(x / noise), linear in the
     noise and logarithmic in bright cores (Lupton, Gunn & Szalay 1999, AJ 118, 1406). The published recipe
-    scales nothing: ``config.scale_inputs = False``.
+    scales nothing: ``config.scale_inputs = False``. With ``config.standardise_stamps`` each band of each
+    stamp is brought to zero mean and unit spread instead, whatever its flux.
 
     Parameters
     ----------
@@ -34,6 +35,7 @@ class InputScaling(nn.Module):
     def __init__(self, config: ModelConfig | MargNetConfig) -> None:
         super().__init__()
         self.active = config.scale_inputs
+        self.standardises = isinstance(config, ModelConfig) and config.standardise_stamps
         self.register_buffer("mean", torch.zeros(config.num_features))
         self.register_buffer("std", torch.ones(config.num_features))
         self.register_buffer("noise", torch.ones(config.num_bands))
@@ -57,10 +59,15 @@ class InputScaling(nn.Module):
 
     def forward(self, photometry: torch.Tensor, patch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale photometry (B, F) and patch tokens (B, P, p*p*C), whose bands run fastest."""
-        if not self.active:
+        if not (self.active or self.standardises):
             return photometry, patch
         value = patch.reshape(*patch.shape[:-1], -1, len(self.noise))
-        return self.scale_photometry(photometry), self.scale_pixels(value).flatten(-2)
+        if self.standardises:
+            std, mean = torch.std_mean(value, dim=(1, 2), keepdim=True)
+            value = (value - mean) / (std + 1e-6)
+        else:
+            value = self.scale_pixels(value)
+        return self.scale_photometry(photometry), value.flatten(-2)
 
     def scale_photometry(self, photometry: torch.Tensor) -> torch.Tensor:
         """Standardise photometry (B, F) alone."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from .config import LVIT, FitConfig, MargNetConfig, ModelConfig
-from .data.margnet import is_margnet, published_experiment_split, read_margnet
-from .data.populations import experiment3, population
-from .data.splits import Split, hashed_split, object_hash, spatial_split
-from .data.store import is_store, read_store
-from .data.survey import CLASSES, TASKS, Survey
-from .errors import ConfigError, DataError
+from ..config import LVIT, FitConfig, MargNetConfig, ModelConfig
+from ..data.margnet import RECIPES, is_margnet, published_experiment_split, read_margnet
+from ..data.populations import experiment3, population
+from ..data.splits import Split, hashed_split, object_hash, spatial_split
+from ..data.store import is_store, read_store
+from ..data.survey import CLASSES, TASKS, Survey
+from ..errors import ConfigError, DataError
 
-TEST_FRACTION, VAL_FRACTION = 0.125, 0.1428
-"""Shares of the published splits: of all objects, and of those that are left."""
+SPLITS = ("object", "margnet", "sky")
+"""By object with the shares of MargFormer, or with those of MargNet, which tested on fewer objects of
+Experiment 2; or into strips of sky."""
 
 SPLIT_SEED = 0
 """Splits do not follow the seed of a run, so that runs with different seeds share their test objects."""
@@ -85,6 +87,8 @@ class Preset:
         The parts of the baseline MargNet.
     margnet_width : float
         Share of the published filters of its image network.
+    lvit : mapping of str to FitConfig
+        Stages whose settings are others for LViT.
     """
 
     depth: int | None
@@ -102,13 +106,16 @@ class Preset:
     margnet_cnn: FitConfig
     margnet_head: FitConfig
     margnet_width: float
+    lvit: Mapping[str, FitConfig] = field(default_factory=dict)
 
-    def fit(self, stage: str, num_objects: int) -> FitConfig:
-        """Return the settings of a stage for a training set of this size.
+    def fit(self, stage: str, num_objects: int, model: str = "") -> FitConfig:
+        """Return the settings of a stage, of `model`, for a training set of this size.
 
         A stage of few epochs passes more often over a small set, until it has seen `_FEWEST_SEEN` objects.
         """
         config: FitConfig = getattr(self, stage)
+        if model == "lvit":
+            config = self.lvit.get(stage, config)
         wanted = min(math.ceil(_FEWEST_SEEN / num_objects), _MOST_EXTRA_EPOCHS)
         if config.max_epochs >= wanted:
             return config
@@ -158,6 +165,7 @@ PRESETS = {
         margnet_cnn=FitConfig(5, 5, 64, 2e-3, "cosine", clip_norm=1.0),
         margnet_head=FitConfig(200, 200, 64, 1e-2, "cosine"),
         margnet_width=0.125,
+        lvit={"pretrain": FitConfig(4, 4, 256, 1e-3, "cosine", clip_norm=1.0, temperature=0.5)},
     ),
     # The published sizes and durations.
     "paper": Preset(
@@ -176,6 +184,10 @@ PRESETS = {
         margnet_cnn=FitConfig(300, 30, 512, 1e-3),
         margnet_head=FitConfig(100, 100, 512, 1e-3),
         margnet_width=1.0,
+        lvit={
+            "pretrain": FitConfig(40, 40, 256, 2e-4, "cosine", 1e-6, 1.0, temperature=0.5),
+            "probe": FitConfig(30, 10, 512, 3e-4, weight_decay=1e-4),
+        },
     ),
 }
 
@@ -187,7 +199,8 @@ class Sets:
     Parameters
     ----------
     train, val, test : Survey
-        Disjoint sets of objects, of the classes of the task alone.
+        Sets of objects, of the classes of the task alone. They are disjoint, but for test objects whose
+        column ``seen`` says that they were trained or validated on; no column, no such object.
     source : str
         Where they came from, in words.
     warnings : tuple of str
@@ -209,6 +222,7 @@ def make_sets(
     chosen_population: str | None = None,
     split: str = "object",
     max_train: int | None = None,
+    keep_seen: bool = False,
 ) -> Sets:
     """Make the sets of an experiment from a survey store or a directory of published arrays.
 
@@ -222,10 +236,14 @@ def make_sets(
         ``sg`` or ``sgq``. Objects of other classes are left out.
     chosen_population : str, optional
         Train and test on this population instead of the experiment's own.
-    split : {"object", "sky"}
-        For a store: by a hash of the object's identifier, or into strips of sky a stamp apart.
+    split : {"object", "margnet", "sky"}
+        The published split of the arrays, and for a store one by a hash of the object's identifier, in the
+        shares of MargFormer or of MargNet; or, for a store, into strips of sky a stamp apart.
     max_train : int, optional
         Keep at most this many training objects.
+    keep_seen : bool
+        For a store: build the test set of Experiment 3 of the three-class task as published, without regard
+        to what was trained on. Of published arrays, whose test set is given, nothing is ever left out.
 
     Returns
     -------
@@ -239,14 +257,14 @@ def make_sets(
         If the data cannot be read, or a set would be empty.
     """
     if is_store(path):
-        sets = _from_store(path, experiment, task, chosen_population, split)
+        sets = _from_store(path, experiment, task, chosen_population, split, keep_seen)
     elif is_margnet(path):
-        if chosen_population is not None or split != "object":
+        if chosen_population is not None or split == "sky":
             raise ConfigError(
                 "published arrays have populations and splits of their own",
-                mend="Leave out --population and --split.",
+                mend="Leave out --population and --split sky.",
             )
-        sets = _from_margnet(path, experiment, task)
+        sets = _from_margnet(path, experiment, task, split)
     else:
         raise DataError(
             "is neither a survey store nor a directory of published arrays"
@@ -261,7 +279,7 @@ def make_sets(
         warning = f"{max_train:,} of {len(sets.train):,} training objects were used"
         train = sets.train.select(np.sort(ranked[:max_train]))
         sets = replace(sets, train=train, warnings=(*sets.warnings, warning))
-    return sets
+    return _mark_seen(sets)
 
 
 def _of_task(survey: Survey, task: str, where: Path) -> np.ndarray:
@@ -276,44 +294,55 @@ def _of_task(survey: Survey, task: str, where: Path) -> np.ndarray:
     return mask
 
 
-def _from_store(path: Path, experiment: int, task: str, chosen: str | None, split: str) -> Sets:
+def _from_store(
+    path: Path, experiment: int, task: str, chosen: str | None, split: str, keep_seen: bool
+) -> Sets:
     survey = read_store(path)
     plan = EXPERIMENTS[experiment]
     trained_on = chosen or plan.trained_on
     base = survey.select(population(survey, trained_on))
     base = base.select(_of_task(base, task, path))
-    sides = _split(base, split)
+    sides = _split(base, split, experiment)
     train, val = base.select(sides.train), base.select(sides.val)
     if plan.tested_on == "experiment-3" and chosen is None:
         if split == "sky":
             raise ConfigError("--split sky does not go with --exp 3, whose test set is chosen by magnitude")
         seen = np.concatenate([train.objid, val.objid])
-        test = survey.select(experiment3(survey, task, seen, SPLIT_SEED))
+        # As published the set of the two-class task leaves out what that task trains on; the three-class
+        # task, whose split is another, got the same set with quasars added.
+        excluded = seen[:0] if keep_seen and task == "sgq" else seen
+        test = survey.select(experiment3(survey, task, excluded, SPLIT_SEED))
     else:
         test = base.select(sides.test)
     kind = "simulated survey" if survey.simulated else "survey store"
     return Sets(train, val, test, f"{kind} {path.name} ({len(survey):,} objects)")
 
 
-def _split(survey: Survey, split: str) -> Split:
+def _mark_seen(sets: Sets) -> Sets:
+    """Give the test set the column ``seen``, if one of its objects was trained or validated on."""
+    test = sets.test
+    seen = np.isin(test.objid, np.concatenate([sets.train.objid, sets.val.objid]))
+    return replace(sets, test=replace(test, columns={**test.columns, "seen": seen})) if seen.any() else sets
+
+
+def _recipe(split: str) -> str:
+    return "margnet" if split == "margnet" else "margformer"
+
+
+def _split(survey: Survey, split: str, experiment: int) -> Split:
     if split == "sky":
         gap = survey.stamps.size * survey.profile.pixel_scale_arcsec
         return spatial_split(survey.ra, survey.dec, 0.25, 0.15, gap_arcsec=gap)
-    return hashed_split(survey.objid, TEST_FRACTION, VAL_FRACTION, SPLIT_SEED)
+    fractions = RECIPES[_recipe(split)][1 if experiment == 3 else experiment]
+    return hashed_split(survey.objid, *fractions, SPLIT_SEED)
 
 
-def _from_margnet(path: Path, experiment: int, task: str) -> Sets:
-    trained = read_margnet(path, 1 if experiment == 3 else experiment, task)
-    sides = published_experiment_split(trained, 1 if experiment == 3 else experiment, task)
+def _from_margnet(path: Path, experiment: int, task: str, split: str) -> Sets:
+    learned = 1 if experiment == 3 else experiment
+    trained = read_margnet(path, learned, task)
+    sides = published_experiment_split(trained, learned, task, _recipe(split))
     train, val = trained.select(sides.train), trained.select(sides.val)
-    source, warnings = f"published arrays in {path.name}", []
+    source = f"published arrays in {path.name}"
     if experiment != 3:
         return Sets(train, val, trained.select(sides.test), source)
-    tested = read_margnet(path, 3, task)
-    leaked = np.isin(tested.objid, np.concatenate([train.objid, val.objid]))
-    if leaked.any():
-        warnings.append(
-            f"{leaked.sum():,} of {len(tested):,} published test objects were trained or validated on, "
-            "and are left out"
-        )
-    return Sets(train, val, tested.select(~leaked), source, tuple(warnings))
+    return Sets(train, val, read_margnet(path, 3, task), source)
