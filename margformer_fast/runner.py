@@ -114,7 +114,6 @@ class RunSettings:
         return deviations(
             self.errors,
             experiment=self.experiment,
-            task=self.task,
             method=self.method,
             model=self.model,
             baselines=self.baselines,
@@ -286,16 +285,21 @@ def run_experiment(
         if each.missing_pixels
     ]
     config = _model_config(settings, sets.train)
+    rows = _counted_rows(settings, test)
     header = RunHeader(
         experiment=settings.experiment,
         task=settings.task,
         classes=classes,
         preset=settings.preset,
         protocol=protocol_title(settings.protocol, settings.without),
-        deviations=settings.deviations,
+        deviations={
+            name: text
+            for name, text in settings.deviations.items()
+            if name != "leaked_objects" or "seen" in sets.test.columns
+        },
         simulated=sets.test.simulated,
         source=sets.source,
-        counts={"train": train.counts(), "val": val.counts(), "test": test.counts()},
+        counts={"train": train.counts(), "val": val.counts(), "test": test.counts(rows)},
         settings={
             "command": shlex.join(["python", "-m", "margformer_fast.train", *(arguments or sys.argv[1:])]),
             **asdict(settings),
@@ -307,7 +311,7 @@ def run_experiment(
         warnings=warnings,
         population=None if settings.population == "experiment" else settings.population,
     )
-    tested = _test_set(test, outcomes[0])
+    tested = _test_set(test, outcomes[0], rows)
     calibration = CalibrationSet(sets.val.objid, val.label.cpu().numpy(), sets.val.r_obs)
     # A method that learned from the validation set cannot be calibrated on it: there may be none that can.
     calibrated = any(outcome.calibration is not None for outcome in outcomes)
@@ -560,9 +564,17 @@ def _features_only(train: Samples, val: Samples, test: Samples, seed: int) -> Ou
     return Outcome("features-only", seed, probability[: len(test)], calibration=probability[len(test) :])
 
 
-def _test_set(test: Samples, first: Outcome) -> TestSet:
+def _counted_rows(settings: RunSettings, test: Samples) -> np.ndarray:
+    """Return the test objects that results are about: without those seen in training, if not as published."""
+    seen = test.survey.columns.get("seen")
+    if seen is None or settings.errors.leaked_objects:
+        return np.arange(len(test))
+    return np.flatnonzero(~seen)
+
+
+def _test_set(test: Samples, first: Outcome, rows: np.ndarray) -> TestSet:
     survey, label = test.survey, test.label.cpu().numpy()
-    shown = confident_mistakes(label, first.probability, _PREVIEWS)
+    shown = rows[confident_mistakes(label[rows], first.probability[rows], _PREVIEWS)]
     return TestSet(
         objid=survey.objid,
         ra=survey.ra,

@@ -22,7 +22,7 @@ from margformer_fast.data.splits import object_hash
 from margformer_fast.data.store import write_store
 from margformer_fast.data.survey import TASKS
 from margformer_fast.errors import ConfigError, DataError
-from margformer_fast.evaluation import seen
+from margformer_fast.evaluation import report, seen
 from margformer_fast.evaluation.metrics import predict as predicted_class
 from margformer_fast.evaluation.report import format_table, write_report
 from margformer_fast.experiments import PRESETS, make_sets
@@ -44,7 +44,7 @@ def run(*arguments: object) -> int:
 
 
 def errors_on(**options: object) -> set[str]:
-    common = {"experiment": 1, "task": "sg", "method": "simclr", "model": "margformer-64", "baselines": ()}
+    common = {"experiment": 1, "method": "simclr", "model": "margformer-64", "baselines": ()}
     return set(deviations(PUBLISHED, **{**common, **options}))
 
 
@@ -55,9 +55,7 @@ def test_every_error_is_a_switch() -> None:
     for name in ERRORS:
         assert make_protocol("published", (name,)) == replace(PUBLISHED, **{name: False})
     assert not any(asdict(CLEAN).values())
-    assert not deviations(
-        CLEAN, experiment=3, task="sgq", method="simclr", model="lvit", baselines=("margnet",)
-    )
+    assert not deviations(CLEAN, experiment=3, method="simclr", model="lvit", baselines=("margnet",))
 
 
 def test_errors_are_named_where_they_matter() -> None:
@@ -71,14 +69,13 @@ def test_errors_are_named_where_they_matter() -> None:
     # In Experiment 3 the classifier comes from the file of the best epoch.
     assert "last_weights" not in errors_on(experiment=3, method="supervised")
     assert "last_weights" in errors_on(experiment=3)
-    assert errors_on(task="sgq", method="simclr-probe", model="lvit") == {
+    assert errors_on(method="simclr-probe", model="lvit") == {
         "last_weights",
         "standardised_stamps",
         "shared_photometry",
         "probe_on_validation",
     }
-    assert "leaked_objects" in errors_on(experiment=3, task="sgq")
-    assert "leaked_objects" not in errors_on(experiment=3)
+    assert "leaked_objects" in errors_on(experiment=3)
     assert {"head_on_validation", "raw_inputs"} <= errors_on(model="lvit", baselines=("margnet",))
 
 
@@ -299,6 +296,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setitem(PRESETS, "quick", quick)
     monkeypatch.setattr(experiments.plan, "_FEWEST_SEEN", 1)
+    # Figures have tests of their own, and take longer than these runs.
+    for drawn in ("report_figures", "conformal_figures"):
+        monkeypatch.setattr(report, drawn, lambda *_: [])
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +366,7 @@ def test_published_lvit_on_the_published_layout(
     protocol = ("--protocol", "published", *(("--without", without) if without else ()))
     assert run("--exp", 1, "--data", deposit, "--preset", "quick", *options, *protocol, "--out", out) == 0
     found = metrics(out)
-    on = errors_on(task="sgq", method="simclr-probe", model="lvit")
+    on = errors_on(method="simclr-probe", model="lvit")
     assert set(found["deviations"]) == on - {without}
     assert found["settings"]["pretrain_photometry"] == (
         "hidden" if without == "shared_photometry" else "shared"

@@ -92,10 +92,11 @@ class Samples:
         )
         return token_VNPL.to(self.device)
 
-    def counts(self) -> dict[str, int]:
-        """Return the number of objects of each class of the task, and of any other under ``other``."""
-        count = {c: int((self.label == k).sum()) for k, c in enumerate(self.classes)}
-        other = int((self.label < 0).sum())
+    def counts(self, rows: np.ndarray | None = None) -> dict[str, int]:
+        """Return the number of objects (at `rows`) of each class, and of others under ``other``."""
+        label = self.label if rows is None else self.label[rows]
+        count = {c: int((label == k).sum()) for k, c in enumerate(self.classes)}
+        other = int((label < 0).sum())
         return {**count, "other": other} if other else count
 
     def require_classes(self) -> None:
