@@ -156,7 +156,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return cli.OK
 
 
-def execute(options: argparse.Namespace, arguments: Sequence[str] | None = None) -> Result:
+def execute(
+    options: argparse.Namespace,
+    arguments: Sequence[str] | None = None,
+    *,
+    source: Path | None = None,
+    stages: Sequence[str] | None = None,
+) -> Result:
     """Do what a parsed command line asks for, up to the report.
 
     Parameters
@@ -165,6 +171,10 @@ def execute(options: argparse.Namespace, arguments: Sequence[str] | None = None)
         From :func:`parser`.
     arguments : sequence of str, optional
         The command line, which the report repeats; those of the process by default.
+    source : Path, optional
+        Run whose finished `stages` are taken over; that of ``--transfer``, with all its stages, by default.
+    stages : sequence of str, optional
+        See :func:`margformer_fast.runner.adopt`.
 
     Returns
     -------
@@ -222,8 +232,9 @@ def execute(options: argparse.Namespace, arguments: Sequence[str] | None = None)
         )
         directory = _directory(options)
         open_directory(directory, settings, resume=options.resume)
-        if options.transfer is not None:
-            adopt(directory, settings, options.transfer)
+        source = source or options.transfer
+        if source is not None:
+            adopt(directory, settings, source, stages)
         sizes = ", ".join(f"{len(s):,} {n}" for s, n in ((sets.train, "training"), (sets.val, "validation")))
         print(f"{sets.source}: {sizes}, {len(sets.test):,} test objects", file=sys.stderr)
         again = f"checkpoints are in {directory}; add `--out {directory} --resume` to the command to go on"
