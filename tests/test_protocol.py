@@ -12,20 +12,21 @@ import pytest
 import torch
 from astropy.table import Table
 from published_arrays import write_published_arrays
+from short_runs import shorten
 from torch import nn
 from toy import toy_survey
 from toy_results import toy_results
 
-from margformer_fast import cli, experiments, runner, train
+from margformer_fast import cli, runner, train
 from margformer_fast.config import LVIT, AugmentConfig, FitConfig, ModelConfig
 from margformer_fast.data.splits import object_hash
 from margformer_fast.data.store import write_store
 from margformer_fast.data.survey import TASKS
 from margformer_fast.errors import ConfigError, DataError
-from margformer_fast.evaluation import report, seen
+from margformer_fast.evaluation import seen
 from margformer_fast.evaluation.metrics import predict as predicted_class
 from margformer_fast.evaluation.report import format_table, write_report
-from margformer_fast.experiments import PRESETS, make_sets
+from margformer_fast.experiments import make_sets
 from margformer_fast.learning import classify
 from margformer_fast.learning.classify import train_classifier
 from margformer_fast.learning.loop import Stage, batches, run_stage
@@ -279,26 +280,7 @@ def test_the_published_probe_learns_from_nine_tenths_of_the_validation_set(rng: 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make runs of seconds: an epoch or two of one small layer."""
-    short = FitConfig(2, 2, 64, 1e-3)
-    quick = replace(
-        PRESETS["quick"],
-        depth=1,
-        pretrain=short,
-        finetune=short,
-        supervised=short,
-        probe=short,
-        photometry=short,
-        margnet_dnn=short,
-        margnet_cnn=short,
-        margnet_head=short,
-        lvit={"pretrain": replace(short, temperature=0.5)},
-    )
-    monkeypatch.setitem(PRESETS, "quick", quick)
-    monkeypatch.setattr(experiments.plan, "_FEWEST_SEEN", 1)
-    # Figures have tests of their own, and take longer than these runs.
-    for drawn in ("report_figures", "conformal_figures"):
-        monkeypatch.setattr(report, drawn, lambda *_: [])
+    shorten(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,8 @@ class Cell:
         found = ["--exp", str(self.experiment), "--task", self.task, "--method", self.method]
         found += ["--model", self.model, "--baselines", ",".join(self.baselines) or "none"]
         found += ["--protocol", self.protocol, "--split", self.split]
+        # The published kind of probe under both protocols: it is a choice, not an error.
+        found += ["--probe", "mlp"] if self.method == "simclr-probe" else []
         return found + (["--without", ",".join(self.without)] if self.without else [])
 
 
