@@ -26,6 +26,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
         margnet_dnn=short,
         margnet_cnn=short,
         margnet_head=short,
+        margnet_width=0.05,
         lvit={"pretrain": replace(short, temperature=0.5)},
     )
     monkeypatch.setitem(PRESETS, "quick", quick)

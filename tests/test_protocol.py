@@ -18,7 +18,7 @@ from toy import toy_survey
 from toy_results import toy_results
 
 from margformer_fast import cli, runner, train
-from margformer_fast.config import LVIT, AugmentConfig, FitConfig, ModelConfig
+from margformer_fast.config import LVIT, AugmentConfig, FitConfig, MargNetConfig, ModelConfig
 from margformer_fast.data.splits import object_hash
 from margformer_fast.data.store import write_store
 from margformer_fast.data.survey import TASKS
@@ -30,8 +30,10 @@ from margformer_fast.experiments import make_sets
 from margformer_fast.learning import classify
 from margformer_fast.learning.classify import train_classifier
 from margformer_fast.learning.loop import Stage, batches, run_stage
+from margformer_fast.learning.probe import Probe
 from margformer_fast.learning.samples import Samples
 from margformer_fast.nn.inputs import InputScaling, ScaledEncoder
+from margformer_fast.nn.margnet import MargNet
 from margformer_fast.ops.patchify import patchify
 from margformer_fast.protocol import CLEAN, ERRORS, PUBLISHED, Protocol, deviations, make_protocol
 from margformer_fast.runner import RunSettings, adopt, open_directory
@@ -278,6 +280,77 @@ def test_the_published_probe_learns_from_nine_tenths_of_the_validation_set(rng: 
     assert [len(part) for part in runner._validation_parts(samples(2, rng, "validation"))] == [1, 1]
 
 
+def asked_for(monkeypatch: pytest.MonkeyPatch, place: Path, wanted: RunSettings, sets: list[Samples]) -> dict:
+    """Return what a run asks of its learners, none of which is let run."""
+    asked: dict[str, object] = {}
+
+    def pretrain(model: Any, *rest: Any, **options: Any) -> list:
+        asked.update(pretrain_weights=options["weights"], photometry=options["photometry"])
+        asked["pretrain_batches"] = rest[2].batches
+        return []
+
+    def train_classifier(model: Any, *rest: Any, **options: Any) -> list:
+        asked.update(weights=options["weights"], augmented=options["augment_validation"])
+        asked.update(batches=rest[2].batches, scaled=model.config.scale_inputs)
+        asked["standardised"] = model.config.standardise_stamps
+        return []
+
+    def train_probe(learned: Any, checked: Any, classes: int, *rest: Any, **options: Any) -> Any:
+        asked["probe_learns"] = (len(learned[1]), len(checked[1]))
+        return Probe(options["kind"], learned[0], classes), []
+
+    def train_margnet(config: MargNetConfig, *rest: Any, **options: Any) -> Any:
+        asked.update(head=options["protocol"], margnet_scaled=config.scale_inputs)
+        return MargNet(config, 2), {s: [] for s in ("margnet-dnn", "margnet-cnn", "margnet-ensemble")}
+
+    for stand_in in (pretrain, train_classifier, train_probe, train_margnet):
+        monkeypatch.setattr(runner, stand_in.__name__, stand_in)
+    outcomes = runner._learn(place, wanted, *sets, 0, "test")
+    asked["calibrated"] = {outcome.method for outcome in outcomes if outcome.calibration is not None}
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "changed"),
+    [
+        ("margformer-64", "last_weights", {"pretrain_weights": "best", "weights": "best"}),
+        ("margformer-64", "augmented_validation", {"augmented": False}),
+        ("margformer-64", "raw_inputs", {"scaled": True, "margnet_scaled": True}),
+        ("margformer-64", "ragged_batches", {"batches": "even", "pretrain_batches": "even"}),
+        ("margformer-64", "standardised_stamps", {}),
+        ("margformer-64", "shared_photometry", {}),
+        ("margformer-64", "leaked_objects", {}),
+        ("lvit", "standardised_stamps", {"standardised": False}),
+        ("lvit", "ragged_batches", {}),
+        ("margformer-64", "probe_on_validation", {"probe_learns": (40, 30)}),
+        ("margformer-64", "head_on_validation", {"head": "clean"}),
+    ],
+)
+def test_each_error_changes_its_own_part(
+    tmp_path: Path,
+    rng: np.random.Generator,
+    tiny: None,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    error: str,
+    changed: dict[str, object],
+) -> None:
+    sets = [samples(n, rng, name) for n, name in ((40, "training"), (30, "validation"), (20, "test"))]
+    wanted = settings(method="simclr", model=model, baselines=("margnet",))
+    published = asked_for(monkeypatch, tmp_path, wanted, sets)
+    assert published["probe_learns"] == (27, 3)
+    assert published["calibrated"] == {"simclr", "margnet-dnn", "margnet-cnn"}
+    assert all(published[key] != value for key, value in changed.items())
+    mended = asked_for(monkeypatch, tmp_path, replace(wanted, without=(error,)), sets)
+    calibrated = {"probe_on_validation": {"simclr-probe"}, "head_on_validation": {"margnet"}}.get(
+        error, set()
+    )
+    assert mended == {**published, **changed, "calibrated": published["calibrated"] | calibrated}
+    if error == "last_weights":
+        three = asked_for(monkeypatch, tmp_path, replace(wanted, experiment=3), sets)
+        assert three == {**published, "weights": "best"}
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(monkeypatch)
@@ -442,7 +515,7 @@ def test_counted_objects(rng: np.random.Generator) -> None:
         replace(test, seen=test.seen[1:])
 
 
-def test_a_report_shows_both(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_a_report_shows_both(tmp_path: Path, rng: np.random.Generator, tiny: None) -> None:
     header, test, outcomes = with_seen(rng)
     paths = write_report(tmp_path, header, test, outcomes)
     right = predicted_class(outcomes[-1].probability) == test.label

@@ -52,6 +52,7 @@ def collect(directory: Path) -> dict[str, Any]:
         if (directory / name / "metrics.json").exists():
             found[name] = read_json(directory / name / "metrics.json")
             rows += _rows(known[name], found[name])
+    rows.sort(key=lambda row: (row["experiment"], row["task"]))  # and as they come within
     failed = {name: error for name, error in record["cells"].items() if error and name not in found}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -81,6 +82,7 @@ def _rows(cell: Cell, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "name": METHOD_NAMES.get(method, method),
                 "model": cell.model,
                 "protocol": metrics["protocol"],
+                "without": list(cell.without),
                 "split": cell.split,
                 "preset": metrics["preset"],
                 "simulated": metrics["simulated"],

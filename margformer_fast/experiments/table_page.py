@@ -23,9 +23,9 @@ _QUANTITIES = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
 def format_text(found: Mapping[str, Any]) -> str:
     """Return the accuracies, the effects of errors and the failures as text."""
     parts = []
-    if found["rows"]:
+    if shown := _main_rows(found):
         head = ("exp", "task", "method", "protocol", "accuracy, %", "runs", "published, %")
-        parts.append(cli.table(head, [_accuracy_cells(row) for row in found["rows"]]))
+        parts.append(cli.table(head, [_accuracy_cells(row) for row in shown]))
     if found["effects"]:
         columns = ("published run", "mended", "measured on", *_EFFECT_COLUMNS)
         rows = [[e["base"], e["mended"], _measured_on(e), *_effect_cells(e, "+-")] for e in found["effects"]]
@@ -60,10 +60,9 @@ def render(found: Mapping[str, Any]) -> str:
         names = ", ".join(escape(name) for name in found["missing"])
         parts.append(f'<p class="note">Not run yet: {names}.</p>')
     groups: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
-    for row in found["rows"]:
+    for row in _main_rows(found):
         groups.setdefault((row["experiment"], row["task"]), []).append(row)
-    for (experiment, task), rows in sorted(groups.items()):
-        parts.append(_results(experiment, task, rows))
+    parts += [_results(experiment, task, rows) for (experiment, task), rows in groups.items()]
     if found["effects"]:
         parts += _effects(found["effects"])
     parts.append(f'<h2>How it was made</h2><div class="columns">{pairs("Settings", found["settings"])}</div>')
@@ -110,6 +109,11 @@ def _effects(effects: Sequence[Mapping[str, Any]]) -> list[str]:
         table(("error mended", "measured on", *_EFFECT_COLUMNS), body),
         f'<p class="foot">{foot}</p><ul>{items}</ul>',
     ]
+
+
+def _main_rows(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the rows of whole protocols; a run without one error stands where it is compared."""
+    return [row for row in found["rows"] if not row["without"]]
 
 
 def _accuracy_cells(row: Mapping[str, Any]) -> list[object]:
