@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shlex
 import shutil
@@ -27,6 +28,7 @@ from .evaluation.report import ReportPaths, write_report
 from .evaluation.results import CalibrationSet, Outcome, RunHeader, TestSet
 from .experiments import PRESETS, Sets
 from .files import atomic_file, read_json, write_json
+from .learning.balance import MagnitudeBalance
 from .learning.checkpoint import load_model, save_model
 from .learning.classify import predict, train_classifier
 from .learning.margnet import CNN, DNN, ENSEMBLE, MargNetFit, predict_margnet, train_margnet
@@ -45,6 +47,8 @@ from .protocol import (
 from .reference.random import derive_seed
 
 _PREVIEWS = 24
+_FEWEST_JUDGED = 25
+"""Validation objects of each class at least, where few labels are used: an epoch is chosen by them."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,12 @@ class RunSettings:
         ``clean`` or ``published``.
     without : tuple of str
         Errors of the published recipe that are mended; see :data:`margformer_fast.protocol.ERRORS`.
+    balance : str
+        ``magnitude``: labelled training weighs classes alike at every magnitude, see
+        :class:`margformer_fast.learning.balance.MagnitudeBalance`; or ``none``.
+    labels : float
+        Share of the training and validation objects whose labels are used, above 0 and at most 1; SimCLR
+        pre-trains on all.
     """
 
     experiment: int
@@ -102,6 +112,8 @@ class RunSettings:
     init: str
     protocol: str = "clean"
     without: tuple[str, ...] = ()
+    balance: str = "none"
+    labels: float = 1.0
 
     @property
     def errors(self) -> Protocol:
@@ -207,7 +219,7 @@ def adopt(
     before = read_json(source / "run.json")["settings"]
     ignored = {"experiment"} if settings.experiment == 3 and before.get("experiment") == 1 else set()
     if stages is not None:
-        ignored.add("without")
+        ignored |= {"without", "balance", "labels"}
     now = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
     # What is counted in Experiment 3 changes no stage.
     for values in (before, now):
@@ -395,6 +407,10 @@ def _learn(
     }
     outcomes = []
     model = _encoder(settings, train, seed)
+    # All labels that this run knows; pre-training, which needs none, has all objects.
+    labelled = _labelled(train, settings.labels, seed, 1)
+    judged = _labelled(val, settings.labels, seed, _FEWEST_JUDGED)
+    of_classifier["object_weights"] = _object_weights(settings, labelled, judged)
     if settings.method != "supervised":
         shown = settings.pretrain_photometry == "shared"
         history = {
@@ -412,12 +428,12 @@ def _learn(
         }
         x_train, x_val, x_test = (
             _embedding(model, samples, use_photometry=shown, precision=settings.precision)
-            for samples in (train, val, test)
+            for samples in (labelled, judged, test)
         )
-        learned, checked = (x_train, train.label), (x_val, val.label)
+        learned, checked = (x_train, labelled.label), (x_val, judged.label)
         if errors.probe_on_validation:
-            first, second = _validation_parts(val)
-            learned, checked = (x_val[first], val.label[first]), (x_val[second], val.label[second])
+            first, second = _validation_parts(judged)
+            learned, checked = (x_val[first], judged.label[first]), (x_val[second], judged.label[second])
         probe, history["probe"] = train_probe(
             learned,
             checked,
@@ -437,17 +453,17 @@ def _learn(
             x_test.cpu().numpy(),
             None if errors.probe_on_validation else probabilities(probe, x_val),
         )
-        stage = _fit(settings, "finetune", len(train))
+        stage = _fit(settings, "finetune", len(labelled))
     else:
-        probed, stage = None, _fit(settings, "supervised", len(train))
+        probed, stage = None, _fit(settings, "supervised", len(labelled))
     name = "finetune" if settings.method == "simclr" else "supervised"
     doing = "fine-tuning" if settings.method == "simclr" else "training"
     if settings.method != "simclr-probe":
         curve = train_classifier(
-            model, train, val, stage, views, name=name, label=f"{label} {doing}", **of_classifier
+            model, labelled, judged, stage, views, name=name, label=f"{label} {doing}", **of_classifier
         )
         probability, embedding = predict(model, test, precision=settings.precision)
-        calibration, _ = predict(model, val, precision=settings.precision)
+        calibration, _ = predict(model, judged, precision=settings.precision)
         outcomes.append(Outcome(settings.method, seed, probability, {name: curve}, embedding, calibration))
     save_model(place / "model", model, train.classes, train.survey.profile, train.survey.simulated)
     if probed is not None:
@@ -456,9 +472,9 @@ def _learn(
         blind = _encoder(settings, train, seed)
         curve = train_classifier(
             blind,
-            train,
-            val,
-            _fit(settings, "supervised", len(train)),
+            labelled,
+            judged,
+            _fit(settings, "supervised", len(labelled)),
             views,
             use_photometry=False,
             name="images-only",
@@ -467,21 +483,48 @@ def _learn(
         )
         probability, calibration = (
             predict(blind, samples, use_photometry=False, precision=settings.precision)[0]
-            for samples in (test, val)
+            for samples in (test, judged)
         )
         history = {"images-only": curve}
         outcomes.append(Outcome("images-only", seed, probability, history, calibration=calibration))
     if "features" in settings.baselines:
-        outcomes.append(_photometry_only(place, settings, train, val, test, seed, label))
-        outcomes.append(_features_only(train, val, test, seed))
+        outcomes.append(_photometry_only(place, settings, labelled, judged, test, seed, label))
+        outcomes.append(_features_only(labelled, judged, test, seed))
     if "margnet" in settings.baselines:
-        outcomes += _margnet(place, settings, train, val, test, seed, label)
+        outcomes += _margnet(place, settings, labelled, judged, test, seed, label)
+    if settings.labels < 1:  # too few labels for prediction sets
+        outcomes = [replace(outcome, calibration=None) for outcome in outcomes]
     columns = test.survey.columns
     # The separator learns nothing: one run says all.
     if seed == settings.seed and settings.task == "sg" and {"psfmag_r", "modelmag_r"} <= set(columns):
         galaxy = survey_separator(columns["psfmag_r"], columns["modelmag_r"])
         outcomes.append(Outcome("survey-separator", seed, decisions(np.where(galaxy, 0, 1), 2)))
     return outcomes
+
+
+def _labelled(samples: Samples, share: float, seed: int, fewest: int) -> Samples:
+    """Return the objects whose labels a run knows: a share of each class, drawn by the run's seed."""
+    if share == 1:
+        return samples
+    label = samples.label.cpu().numpy()
+    order = np.argsort(object_hash(samples.survey.objid, seed), kind="stable")
+    rows = [
+        of_class[: max(fewest, math.ceil(share * len(of_class)))]
+        for of_class in (order[label[order] == k] for k in range(len(samples.classes)))
+    ]
+    chosen = samples.survey.select(np.sort(np.concatenate(rows)))
+    return Samples(chosen, samples.classes, samples.device, f"labelled {samples.name}")
+
+
+def _object_weights(
+    settings: RunSettings, train: Samples, val: Samples
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return what each labelled object counts in training and in validation."""
+    if settings.balance == "none":
+        return None
+    balance = MagnitudeBalance(train.label.cpu().numpy(), train.survey.r_obs)
+    first, second = (balance.weights(s.label.cpu().numpy(), s.survey.r_obs) for s in (train, val))
+    return first, second
 
 
 def _validation_parts(val: Samples) -> tuple[np.ndarray, np.ndarray]:

@@ -109,6 +109,19 @@ def parser() -> argparse.ArgumentParser:
         help="errors to mend all the same with --protocol published, with commas",
     )
     p.add_argument(
+        "--balance",
+        choices=("magnitude", "none"),
+        help="weigh classes alike at every magnitude, or take them as they were selected (magnitude for "
+        "--exp 3 trained by itself with the clean protocol, else none)",
+    )
+    p.add_argument(
+        "--labels",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the objects whose labels training uses; SimCLR pre-trains on all objects (1)",
+    )
+    p.add_argument(
         "--transfer",
         type=Path,
         metavar="RUN",
@@ -199,6 +212,9 @@ def execute(
     preset = options.preset if options.preset != "auto" else ("paper" if device.type == "cuda" else "quick")
     size = PRESETS[preset]
     is_published = options.protocol == "published"
+    if not 0 < options.labels <= 1:
+        raise ConfigError(f"--labels is {options.labels:g}", expected="above 0 and at most 1")
+    balances = options.exp == 3 and not is_published and options.transfer is None and source is None
     shares = is_published and options.model == "lvit" and "shared_photometry" not in without
     with use_backend(options.backend):
         path = options.data or made_once(size.num_compact, size.num_faint)
@@ -229,6 +245,8 @@ def execute(
             init="" if options.init is None else str(options.init),
             protocol=options.protocol,
             without=without,
+            balance=options.balance or ("magnitude" if balances else "none"),
+            labels=options.labels,
         )
         directory = _directory(options)
         open_directory(directory, settings, resume=options.resume)

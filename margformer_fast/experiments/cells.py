@@ -46,6 +46,8 @@ class Cell:
     experiment, task, method, model, protocol, split
         As the options of the training command.
     without, baselines : tuple of str
+    balance : str
+    labels : float
         As its options too.
     measured : str
         Method whose accuracy stands for the cell where protocols are compared; `method` if empty.
@@ -63,6 +65,8 @@ class Cell:
     split: str = "object"
     without: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
+    balance: str = "none"
+    labels: float = 1.0
     measured: str = ""
     source: str = ""
     stages: tuple[str, ...] = STAGES
@@ -73,6 +77,8 @@ class Cell:
         parts = [f"exp{self.experiment}", self.task, self.method, self.model, self.protocol]
         parts += ["margnet-split"] if self.split == "margnet" else []
         parts += [f"without-{error}" for error in self.without]
+        parts += ["balanced"] if self.balance == "magnitude" else []
+        parts += [f"labels-{self.labels:g}"] if self.labels < 1 else []
         return "-".join(parts)
 
     @property
@@ -84,7 +90,8 @@ class Cell:
         """Return the cell as arguments of the training command."""
         found = ["--exp", str(self.experiment), "--task", self.task, "--method", self.method]
         found += ["--model", self.model, "--baselines", ",".join(self.baselines) or "none"]
-        found += ["--protocol", self.protocol, "--split", self.split]
+        found += ["--protocol", self.protocol, "--split", self.split, "--balance", self.balance]
+        found += ["--labels", f"{self.labels:g}"]
         # The published kind of probe under both protocols: it is a choice, not an error.
         found += ["--probe", "mlp"] if self.method == "simclr-probe" else []
         return found + (["--without", ",".join(self.without)] if self.without else [])
@@ -117,7 +124,30 @@ def _of_protocol(protocol: str) -> list[Cell]:
     return [*pre_trained, *supervised, *faint, *_by_transfer(firsts)]
 
 
-TABLE = (*_of_protocol("published"), *_of_protocol("clean"))
+def _balanced() -> list[Cell]:
+    """Return Experiment 3 trained for it: classes weighed alike at every magnitude, from the same views."""
+    cells = [
+        Cell(1, task, method, "margformer-64")
+        for task in ("sg", "sgq")
+        for method in ("simclr", "supervised")
+    ]
+    return [
+        replace(cell, experiment=3, balance="magnitude", source=cell.name, stages=("pretrain", "probe"))
+        for cell in cells
+    ]
+
+
+def _of_few_labels() -> list[Cell]:
+    """Return Experiment 1 with a part of the labels, after pre-training without any."""
+    simclr = Cell(1, "sg", "simclr", "margformer-64")
+    return [
+        replace(cell, labels=labels, source=simclr.name if cell == simclr else "", stages=("pretrain",))
+        for labels in (0.01, 0.1)
+        for cell in (simclr, replace(simclr, method="supervised", baselines=("features",)))
+    ]
+
+
+TABLE = (*_of_protocol("published"), *_of_protocol("clean"), *_balanced(), *_of_few_labels())
 """All published runs under both protocols, and what else is measured."""
 
 COMPARED = (

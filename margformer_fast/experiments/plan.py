@@ -63,6 +63,7 @@ MODELS = {
 """The published forms of the encoder."""
 
 _FEWEST_SEEN, _MOST_EXTRA_EPOCHS = 32_000, 60
+_FEWEST_STEPS, _SMALLEST_BATCH = 8, 16
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,16 @@ class Preset:
     def fit(self, stage: str, num_objects: int, model: str = "") -> FitConfig:
         """Return the settings of a stage, of `model`, for a training set of this size.
 
-        A stage of few epochs passes more often over a small set, until it has seen `_FEWEST_SEEN` objects.
+        A stage of few epochs passes more often over a small set, until it has seen `_FEWEST_SEEN` objects,
+        and cuts it into batches so small that it makes `_FEWEST_STEPS` steps an epoch: not in pre-training, whose
+        batches are each other's negatives.
         """
         config: FitConfig = getattr(self, stage)
         if model == "lvit":
             config = self.lvit.get(stage, config)
+        if stage != "pretrain":
+            smaller = max(_SMALLEST_BATCH, num_objects // _FEWEST_STEPS)
+            config = replace(config, batch_size=min(config.batch_size, smaller))
         wanted = min(math.ceil(_FEWEST_SEEN / num_objects), _MOST_EXTRA_EPOCHS)
         if config.max_epochs >= wanted:
             return config

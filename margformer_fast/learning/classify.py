@@ -28,6 +28,7 @@ def train_classifier(
     use_photometry: bool = True,
     weights: str = "best",
     augment_validation: bool = False,
+    object_weights: tuple[np.ndarray, np.ndarray] | None = None,
     precision: str,
     seed: int,
     directory: Path,
@@ -52,6 +53,8 @@ def train_classifier(
         What the model is left with; see :class:`margformer_fast.learning.loop.Stage`.
     augment_validation : bool
         Validate on views of the validation stamps, other ones in each epoch, as published.
+    object_weights : tuple of ndarray, shapes (N,) and (M,), optional
+        What each training and each validation object counts in the losses; all the same by default.
     precision : {"fp32", "bf16"}
         Of the encoder's products; the loss is always fp32.
     seed : int
@@ -77,6 +80,8 @@ def train_classifier(
     train.require_classes()
     val.require_classes()
     model.to(train.device)
+    in_training, in_validation = object_weights or (np.ones(len(train)), np.ones(len(val)))
+    weight_N = torch.from_numpy(in_training).float().to(train.device)
 
     def loss(rows: np.ndarray, epoch: int) -> torch.Tensor:
         patch_NPL = train.views(
@@ -89,7 +94,8 @@ def train_classifier(
         )[0]
         with autocast(train.device, precision):
             logits = model(train.photometry[rows] if use_photometry else None, patch_NPL)
-        return F.cross_entropy(logits.float(), train.label[rows])
+        loss_N = F.cross_entropy(logits.float(), train.label[rows], reduction="none")
+        return (loss_N * weight_N[rows]).mean()
 
     def validate(epoch: int) -> dict[str, float]:
         def views(rows: np.ndarray) -> torch.Tensor:
@@ -104,7 +110,7 @@ def train_classifier(
             tokens=views if augment_validation else None,
         )
         label = val.label.cpu().numpy()
-        loss_N = -np.log(np.maximum(probability[np.arange(len(label)), label], 1e-300))
+        loss_N = -np.log(np.maximum(probability[np.arange(len(label)), label], 1e-300)) * in_validation
         if config.batches == "ragged":
             parts = np.split(loss_N, range(config.batch_size, len(loss_N), config.batch_size))
             loss_N = np.array([part.mean() for part in parts])
