@@ -113,8 +113,7 @@ class Preset:
         """Return the settings of a stage, of `model`, for a training set of this size.
 
         A stage of few epochs passes more often over a small set, until it has seen `_FEWEST_SEEN` objects,
-        and cuts it into batches so small that it makes `_FEWEST_STEPS` steps an epoch: not in pre-training, whose
-        batches are each other's negatives.
+        and cuts it into `_FEWEST_STEPS` batches at least: not in pre-training, where batches are negatives.
         """
         config: FitConfig = getattr(self, stage)
         if model == "lvit":
