@@ -248,8 +248,28 @@ def scores(confusion: np.ndarray) -> Scores:
     )
 
 
-def _ranked(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return true and false positives at each distinct score, and those scores, falling."""
+def ranked(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what a cut at each distinct score keeps: right and wrong objects, and the scores, falling.
+
+    Parameters
+    ----------
+    positive : ndarray of bool, shape (N,)
+        Which objects are of the class looked for.
+    score : ndarray of float, shape (N,)
+        Higher for objects more likely to be of that class.
+
+    Returns
+    -------
+    true, false : ndarray of int64, shape (T,)
+        Objects of the class, and others, with at least each score.
+    threshold : ndarray of float64, shape (T,)
+        The distinct scores.
+
+    Raises
+    ------
+    DataError
+        If a score is not finite, or lengths differ.
+    """
     positive = np.asarray(positive, bool)
     score = _scores(score, len(positive), "score")
     order = np.argsort(-score, kind="stable")
@@ -275,7 +295,7 @@ def roc_curve(positive: np.ndarray, score: np.ndarray) -> Curve:
     DataError
         If a score is not finite, or all objects are on one side.
     """
-    true, false, threshold = _ranked(positive, score)
+    true, false, threshold = ranked(positive, score)
     if true[-1] == 0 or false[-1] == 0:
         raise DataError("a ROC curve needs objects inside and outside the class")
     return Curve(
@@ -287,7 +307,7 @@ def roc_curve(positive: np.ndarray, score: np.ndarray) -> Curve:
 
 def roc_auc(positive: np.ndarray, score: np.ndarray) -> float:
     """Return the area under the ROC curve (ties count half); NaN if all objects are on one side."""
-    true, false, _ = _ranked(positive, score)
+    true, false, _ = ranked(positive, score)
     if true[-1] == 0 or false[-1] == 0:
         return float("nan")
     curve = roc_curve(positive, score)
@@ -296,7 +316,7 @@ def roc_auc(positive: np.ndarray, score: np.ndarray) -> float:
 
 def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
     """Return the sum of precision times step in recall over thresholds; NaN without positives."""
-    true, false, _ = _ranked(positive, score)
+    true, false, _ = ranked(positive, score)
     if true[-1] == 0:
         return float("nan")
     steps = np.diff(true, prepend=0) / true[-1]
