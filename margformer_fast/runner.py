@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from .backends import operators
 from .config import AugmentConfig
 from .data.survey import TASKS
 from .errors import ConfigError, DataError, OutputError
+from .evaluation.attention import explain
 from .evaluation.baselines import decisions, features_only, survey_separator
+from .evaluation.explained import Explained, objects_to_explain
 from .evaluation.metrics import confident_mistakes
 from .evaluation.report import ReportPaths, write_report
 from .evaluation.results import Outcome, RunHeader, TestSet
@@ -210,7 +212,7 @@ def run_experiment(directory: Path, settings: RunSettings, sets: Sets, device: t
         warnings=warnings,
         population=None if settings.population == "experiment" else settings.population,
     )
-    tested = _test_set(test, outcomes[0])
+    tested = replace(_test_set(test, outcomes[0]), explained=_explained(directory, test, outcomes[0]))
     return Result(header, tested, outcomes, write_report(directory, header, tested, outcomes))
 
 
@@ -380,3 +382,12 @@ def _test_set(test: Samples, first: Outcome) -> TestSet:
         bands=survey.profile.bands,
         pixel_scale_arcsec=survey.profile.pixel_scale_arcsec,
     )
+
+
+def _explained(directory: Path, test: Samples, first: Outcome) -> Explained:
+    """Ask the model of the first run, as it was saved, what it looked at in a few test objects."""
+    model, _, _ = load_model(directory / f"seed-{first.seed}" / "model")
+    rows = objects_to_explain(test.label.cpu().numpy(), first.probability)
+    stamps = test.survey.stamps.decode(rows)
+    photometry = test.photometry[torch.from_numpy(rows).to(test.device)]
+    return explain(model.to(test.device), photometry, stamps, rows, method=first.method, seed=first.seed)

@@ -35,6 +35,8 @@ def quick(monkeypatch):
     """Put one empty figure into reports, for tests that are not about figures."""
     picture = NamedFigure("empty", "Nothing", "An empty figure.", Figure(figsize=(1, 1)))
     monkeypatch.setattr(report, "report_figures", lambda *_: [picture])
+    for others in ("selection_figures", "comparison_figures", "embedding_figures", "attention_figures"):
+        monkeypatch.setattr(report, others, lambda *_: [])
 
 
 class Page(HTMLParser):
@@ -248,10 +250,15 @@ def test_a_report_holds_everything(rng, tmp_path):
     stems = [
         "confusion",
         "accuracy_magnitude",
+        "accuracy_compactness",
         "roc",
         "reliability",
         "embedding",
         "mistakes",
+        "precision_recall",
+        "operating_points",
+        "differences",
+        "cosines",
         "learning_simclr",
     ]
     assert [path.stem for path in paths.figures] == stems

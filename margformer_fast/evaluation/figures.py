@@ -20,6 +20,7 @@ from ..errors import DataError
 from ..files import atomic_file
 from .metrics import (
     CALIBRATION_BINS,
+    compactness_edges,
     confident_mistakes,
     magnitude_edges,
     predict,
@@ -122,7 +123,7 @@ def class_colour(name: str) -> str:
     return CLASS_COLOURS.get(name) or SPARE_CLASS_COLOURS[sum(name.encode()) % len(SPARE_CLASS_COLOURS)]
 
 
-def _look(index: int) -> dict[str, Any]:
+def method_look(index: int) -> dict[str, Any]:
     """Return colour, marker and dash of the method with this index."""
     return {
         "color": METHOD_COLOURS[index % len(METHOD_COLOURS)],
@@ -131,7 +132,8 @@ def _look(index: int) -> dict[str, Any]:
     }
 
 
-def _figure(header: RunHeader, title: str, detail: str, width: float, height: float) -> Figure:
+def run_figure(header: RunHeader, title: str, detail: str, width: float, height: float) -> Figure:
+    """Return an empty figure of a run: as :func:`headed`, with what was tested under the title."""
     return headed(title, f"{header.title}. {detail}", width, height, simulated=header.simulated)
 
 
@@ -181,7 +183,16 @@ def legend_below(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> No
         figure.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=ncols)
 
 
-def _percent(*axes: Any) -> None:
+def methods_below(figure: Figure, names: Sequence[str], columns: int = 4) -> None:
+    """Put one legend of the methods under the figure, for panels whose own legends say something else."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], **method_look(index), ms=5) for index in range(len(names))]
+    ncols = min(columns, len(names))
+    figure.legend(handles, list(names), loc="outside lower center", ncols=ncols)
+
+
+def percent_axes(*axes: Any) -> None:
     """Label axes that run from 0 to 1 in percent, with as many digits as each tick needs."""
     from matplotlib.ticker import FuncFormatter
 
@@ -222,7 +233,7 @@ def learning_curves(header: RunHeader, runs: Sequence[Outcome], index: int = 0) 
         stage: any(len(_column(rows, "val_accuracy")[0]) for rows in histories[stage]) for stage in stages
     }
     rows = 2 if any(measured.values()) else 1
-    figure = _figure(
+    figure = run_figure(
         header,
         f"Learning curves: {method_name(runs[0].method)}",
         "1 run." if len(runs) == 1 else f"{len(runs)} runs.",
@@ -258,7 +269,7 @@ def learning_curves(header: RunHeader, runs: Sequence[Outcome], index: int = 0) 
                     epochs, values, color=colour, lw=1.4, alpha=0.85, marker="." if len(epochs) < 3 else ""
                 )
             bottom.set_ylabel("validation accuracy")
-            _percent(bottom.yaxis)
+            percent_axes(bottom.yaxis)
         lowest = grid[1, column] if measured[stage] else top
         lowest.set_xlabel("epoch")
         lowest.xaxis.get_major_locator().set_params(integer=True)
@@ -274,7 +285,7 @@ def confusion_matrices(header: RunHeader, test: TestSet, outcomes: Sequence[Outc
     most, side = (4, 2.7) if len(header.classes) == 2 else (3, 3.4)
     rows = -(-len(methods) // most)
     columns = -(-len(methods) // rows)
-    figure = _figure(
+    figure = run_figure(
         header,
         "Confusion matrices",
         f"{len(test):,} test objects; percent of the true class.",
@@ -346,7 +357,7 @@ def roc_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) ->
     wanted = [k for k in wanted if 0 < np.count_nonzero(test.label == k) < len(test)]
     if not wanted:
         raise DataError("a ROC curve needs test objects of two classes")
-    figure = _figure(
+    figure = run_figure(
         header,
         "ROC curves",
         f"{len(test):,} test objects. Markers: the most probable class.",
@@ -361,7 +372,7 @@ def roc_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) ->
         least = 0.5 / np.count_nonzero(~positive)
         lowest = 1.0
         for index, method in enumerate(methods):
-            look = _look(index)
+            look = method_look(index)
             ranked = [run for run in method.runs if not run.decides_only]
             for run in ranked:
                 curve = roc_curve(positive, run.probability[:, k])
@@ -397,7 +408,7 @@ def roc_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) ->
         corner.set(xscale="log", xlim=(least, 1), ylim=(floor, 1 + 0.02 * (1 - floor)))
         corner.set_title("where contamination is low")
         for axes in (whole, corner):
-            _percent(axes.xaxis, axes.yaxis)
+            percent_axes(axes.xaxis, axes.yaxis)
             axes.set_ylabel(f"{classes[k]} found (true positives)")
             axes.set_xlabel(f"{others} called {classes[k]} (false positives)")
     legend_below(figure, grid[1])
@@ -407,14 +418,44 @@ def roc_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) ->
 @styled
 def accuracy_against_magnitude(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Figure:
     """Draw accuracy in bins of r, for all objects and for each true class, with 95 % Wilson intervals."""
+    edges = magnitude_edges(test.r_obs)
+    return _accuracy_against(
+        header, test, outcomes, test.r_obs, edges, "magnitude", "observed r magnitude (AB mag)"
+    )
+
+
+@styled
+def accuracy_against_compactness(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Figure:
+    """Draw accuracy in bins of compactness, otherwise as :func:`accuracy_against_magnitude`."""
+    edges = compactness_edges(test.compactness)
+    return _accuracy_against(
+        header,
+        test,
+        outcomes,
+        test.compactness,
+        edges,
+        "compactness",
+        "deVRad / psfFWHM, mean over bands (small: like a point)",
+    )
+
+
+def _accuracy_against(
+    header: RunHeader,
+    test: TestSet,
+    outcomes: Sequence[Outcome],
+    quantity: np.ndarray,
+    edges: np.ndarray,
+    name_of_quantity: str,
+    axis_label: str,
+) -> Figure:
     methods = summarise(header, test, outcomes)
     panels = [("all objects", np.ones(len(test), bool))]
     panels += [(name, test.label == k) for k, name in enumerate(header.classes)]
     columns = 3 if len(panels) == 3 else 2
     rows = -(-len(panels) // columns)
-    figure = _figure(
+    figure = run_figure(
         header,
-        "Accuracy against magnitude",
+        f"Accuracy against {name_of_quantity}",
         "Bands: 95 % intervals from the number of objects. Grey: how many there are.",
         11.4 if columns == 3 else 10.0,
         1.3 + 3.1 * rows,
@@ -422,26 +463,25 @@ def accuracy_against_magnitude(header: RunHeader, test: TestSet, outcomes: Seque
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    edges = magnitude_edges(test.r_obs)
-    known = np.isfinite(test.r_obs)
+    known = np.isfinite(quantity)
     width = edges[1] - edges[0] if len(edges) > 1 else 1.0
     used: list[float] = []
     for axes, (name, who) in zip(grid.flat, panels, strict=False):
         counts = axes.twinx()
         if len(edges):
-            counts.stairs(np.histogram(test.r_obs[who & known], edges)[0], edges, fill=True, color="#eceef1")
+            counts.stairs(np.histogram(quantity[who & known], edges)[0], edges, fill=True, color="#eceef1")
         counts.set(ylim=(0, 4 * max(counts.get_ylim()[1], 1)), yticks=[])
         counts.spines[:].set_visible(False)
         axes.set_zorder(counts.get_zorder() + 1)
         axes.patch.set_visible(False)
         lowest = 1.0
         for index, method in enumerate(methods):
-            bins = method.by_magnitude(test, who)
+            bins = method.in_bins(test, who, quantity, edges)
             if not len(bins.count):
                 continue
             used += [bins.lower[0], bins.upper[-1]]
             lowest = min(lowest, bins.accuracy.min() - 0.04)
-            look = _look(index)
+            look = method_look(index)
             axes.fill_between(bins.centre, bins.low, bins.high, color=look["color"], alpha=0.13, lw=0)
             axes.plot(
                 bins.centre,
@@ -461,13 +501,13 @@ def accuracy_against_magnitude(header: RunHeader, test: TestSet, outcomes: Seque
             f"{name} ({np.count_nonzero(who):,})", color=INK if name == "all objects" else class_colour(name)
         )
         axes.set_ylim(max(0.0, np.floor(20 * lowest) / 20), 1.01)
-        _percent(axes.yaxis)
+        percent_axes(axes.yaxis)
     if used:
         grid[0, 0].set_xlim(min(used) - 0.15 * width, max(used) + 0.15 * width)
     for axes in grid[:, 0]:
         axes.set_ylabel("classified correctly")
     for axes in grid[-1]:
-        axes.set_xlabel("observed r magnitude (AB mag)")
+        axes.set_xlabel(axis_label)
     legend_below(figure, grid.flat)
     return figure
 
@@ -540,7 +580,7 @@ def embedding_map(header: RunHeader, test: TestSet, outcome: Outcome) -> Figure:
         raise DataError("the run has no embedding", where=f"method {outcome.method!r}, seed {outcome.seed}")
     rows, position, how = project(outcome.embedding)
     dimensions = outcome.embedding.shape[1]
-    figure = _figure(
+    figure = run_figure(
         header,
         f"Embedding map: {method_name(outcome.method)}",
         f"{len(rows):,} of {len(test):,} test objects in {dimensions} dimensions, seed {outcome.seed}.",
@@ -613,7 +653,7 @@ def reliability_diagram(header: RunHeader, test: TestSet, outcomes: Sequence[Out
     """
     if all(outcome.decides_only for outcome in outcomes):
         raise DataError("no method gives probabilities to compare with")
-    figure = _figure(header, "Reliability", f"{len(test):,} test objects; runs pooled.", 6.6, 6.6)
+    figure = run_figure(header, "Reliability", f"{len(test):,} test objects; runs pooled.", 6.6, 6.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     start = lowest = 1 / len(header.classes)
     top.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (2, 2)), label="perfectly calibrated")
@@ -633,7 +673,7 @@ def reliability_diagram(header: RunHeader, test: TestSet, outcomes: Sequence[Out
             bins.confidence[there],
             accuracy,
             np.maximum([accuracy - low, high - accuracy], 0),
-            **_look(index),
+            **method_look(index),
             ms=5,
             mec="white",
             mew=0.5,
@@ -641,15 +681,15 @@ def reliability_diagram(header: RunHeader, test: TestSet, outcomes: Sequence[Out
             elinewidth=1,
             label=f"{method.name}, ECE {fraction(method.over_runs('ece'), PM)}",
         )
-        bottom.stairs(bins.count / len(runs), bins.edges, color=_look(index)["color"], lw=1.4)
+        bottom.stairs(bins.count / len(runs), bins.edges, color=method_look(index)["color"], lw=1.4)
     top.set(ylabel="classified correctly", xlim=(start - 0.02, 1.01), ylim=(max(0.0, lowest - 0.05), 1.03))
     top.legend(loc="lower right")
     bottom.set(yscale="log", ylabel="objects", xlabel="probability of the predicted class")
-    _percent(top.yaxis, bottom.xaxis)
+    percent_axes(top.yaxis, bottom.xaxis)
     return figure
 
 
-def _red_green_blue(bands: Sequence[str]) -> tuple[str, str, str]:
+def red_green_blue(bands: Sequence[str]) -> tuple[str, str, str]:
     """Return the bands shown as red, green and blue: i, r, g, or those around the middle one."""
     if {"g", "r", "i"} <= set(bands):
         return ("i", "r", "g")
@@ -676,7 +716,7 @@ def colour_image(stamp: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     ndarray of float64, shape (size, size, 3)
         From 0 to 1.
     """
-    image = np.stack([np.asarray(stamp[bands.index(b)], np.float64) for b in _red_green_blue(bands)], axis=-1)
+    image = np.stack([np.asarray(stamp[bands.index(b)], np.float64) for b in red_green_blue(bands)], axis=-1)
     image[~np.isfinite(image)] = np.nan
     missing = np.isnan(image).all(axis=-1)
     known = image[~missing]
@@ -720,10 +760,10 @@ def mistakes_gallery(header: RunHeader, test: TestSet, outcome: Outcome, count: 
     columns = min(6, len(picks))
     rows = -(-len(picks) // columns)
     seconds = stamps.shape[-1] * test.pixel_scale_arcsec
-    figure = _figure(
+    figure = run_figure(
         header,
         f"Most confident mistakes: {method_name(outcome.method)}",
-        f"Seed {outcome.seed}; {', '.join(_red_green_blue(test.bands))} as red, green, blue; "
+        f"Seed {outcome.seed}; {', '.join(red_green_blue(test.bands))} as red, green, blue; "
         f"{seconds:.1f} arcsec a side.",
         max(6.8, 1.75 * columns),
         0.8 + 2.3 * rows,
@@ -773,6 +813,14 @@ def report_figures(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]
             "Fraction classified correctly in bins of observed r magnitude, mean over runs; "
             f"bins with fewer than {FEWEST_A_BIN} objects are left out.",
             accuracy_against_magnitude(header, test, outcomes),
+        )
+    if np.isfinite(test.compactness).any():
+        yield NamedFigure(
+            "accuracy_compactness",
+            "Accuracy against compactness",
+            "Fraction classified correctly in bins of the fitted de Vaucouleurs radius over the width of the "
+            f"PSF, mean over runs; bins with fewer than {FEWEST_A_BIN} objects are left out.",
+            accuracy_against_compactness(header, test, outcomes),
         )
     if len(np.unique(test.label)) > 1:
         yield NamedFigure(

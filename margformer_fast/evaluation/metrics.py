@@ -435,6 +435,27 @@ def magnitude_edges(magnitude: np.ndarray) -> np.ndarray:
     return np.arange(first, last + 1) * width
 
 
+_COMPACTNESS_WIDTHS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_COMPACTNESS_BINS = 15
+_MOST_BINS = 200
+
+
+def compactness_edges(compactness: np.ndarray) -> np.ndarray:
+    """Return round bin edges for compactness (deVRad / psfFWHM), at most 15 for the middle 96 % of objects.
+
+    They cover all finite values up to 200 bins; what lies beyond is too rare to be counted in bins.
+    """
+    finite = np.asarray(compactness, np.float64)[np.isfinite(compactness)]
+    if len(finite) == 0:
+        return np.empty(0)
+    low, high = np.quantile(finite, (0.02, 0.98))
+    wide_enough = [w for w in _COMPACTNESS_WIDTHS if (high - low) / w <= _COMPACTNESS_BINS]
+    width = wide_enough[0] if wide_enough else _COMPACTNESS_WIDTHS[-1]
+    first = np.floor(max(float(finite.min()), low - _MOST_BINS / 2 * width) / width)
+    last = min(np.floor(finite.max() / width) + 1, first + _MOST_BINS)
+    return np.arange(first, last + 1) * width
+
+
 def accuracy_by_magnitude(
     magnitude: np.ndarray, right: np.ndarray, edges: np.ndarray, *, minimum: int = 20
 ) -> MagnitudeBins:
@@ -443,7 +464,7 @@ def accuracy_by_magnitude(
     Parameters
     ----------
     magnitude : ndarray of float, shape (N,)
-        Objects without a finite magnitude are left out.
+        Or any other quantity. Objects without a finite one are left out.
     right : ndarray of bool, shape (N,), or of float for a mean over runs
         Whether each object was classified correctly, or in which fraction of runs. Runs share their
         objects, so the interval counts objects, however many runs there are.

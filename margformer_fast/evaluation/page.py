@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from .comparison import DRAWS, Interval
 from .figures import NamedFigure, class_colour
+from .judgement import comparisons, requirements_met
+from .operating_points import requirements_of
 from .results import RunHeader, TestSet
 from .summary import (
     TABLE_QUANTITIES,
@@ -120,6 +123,8 @@ def render(
         _main_table(header, test, methods),
         "<h2>Each class</h2>",
         _class_table(header, methods),
+        _requirement_table(header, test, methods),
+        _difference_table(test, methods),
         "<h2>Figures</h2>",
         *(picture(figure, data) for figure, data in pictures),
         "<h2>Objects</h2>",
@@ -226,6 +231,78 @@ def _class_table(header: RunHeader, methods: Sequence[MethodSummary]) -> str:
             body.append(("", cells))
     head = ("percent", "test objects", "precision (purity)", "recall (completeness)", "F1", "AUC (fraction)")
     return table(head, body)
+
+
+def _requirement_table(header: RunHeader, test: TestSet, methods: Sequence[MethodSummary]) -> str:
+    """Return what stated requirements cost, heading and all; nothing if none concerns the classes."""
+    requirements = requirements_of(header.classes)
+    if not requirements:
+        return ""
+    body: list[tuple[str, Sequence[str]]] = []
+    for k, method in enumerate(methods):
+        cells = [escape(method.name)]
+        for met in requirements_met(header, test, method):
+            cells += [
+                percent(met.over_runs(met.requirement.free), _PM),
+                fraction(met.over_runs("threshold"), _PM),
+            ]
+        body.append(("first" if k == 0 else "", cells))
+    head = ["percent"]
+    for requirement in requirements:
+        head += [escape(requirement.in_words), f"cut at p({escape(requirement.class_name)})"]
+    foot = (
+        '<p class="foot">The requirements are those of the Dark Energy Survey as in Soumagnac et al. (2015). '
+        "Purity is that of these test objects and moves with the mixture of classes. A dash: a run cannot meet "
+        "it at any cut, or the method only decides.</p>"
+    )
+    return "<h2>Samples at stated requirements</h2>" + table(head, body) + foot
+
+
+def _points(interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
+    return f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}"
+
+
+def _chance(p: Sequence[float]) -> str:
+    """Return a probability, or the span of several; what is too small for three digits as an upper limit."""
+    small, large = (f"{value:.3f}" if value >= 0.001 else "&lt; 0.001" for value in (min(p), max(p)))
+    return small if small == large else f"{small} to {large}"
+
+
+def _difference_table(test: TestSet, methods: Sequence[MethodSummary]) -> str:
+    """Return how methods differ from the first, heading and all; nothing if there is only one."""
+    found = comparisons(test, methods)
+    if not found:
+        return ""
+    body = [
+        (
+            "",
+            [
+                escape(each.name),
+                f"{100 * each.accuracy.objects.value:+.2f}",
+                _points(each.accuracy.objects),
+                _points(each.accuracy.objects_and_runs),
+                _chance([each.accuracy.p]),
+                _chance([test_of_run.p for test_of_run in each.mcnemar]),
+            ],
+        )
+        for each in found
+    ]
+    head = (
+        "percentage points",
+        "accuracy, difference",
+        "95&nbsp;%, objects",
+        "95&nbsp;%, objects and&nbsp;runs",
+        "p, bootstrap",
+        "p, McNemar, run by run",
+    )
+    foot = (
+        f'<p class="foot">Paired by object: {DRAWS:,} resamples of the test objects, each judged by the mean '
+        "over runs; the second interval draws runs too and says where freshly trained ones may lie. McNemar's "
+        "exact test compares single runs in their order. No p is corrected for the number of methods.</p>"
+    )
+    return f"<h2>Difference from {escape(methods[0].name)}</h2>" + table(head, body) + foot
 
 
 def _count_table(header: RunHeader) -> str:

@@ -15,10 +15,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutputError
-from .figures import png, report_figures
+from .attention_figures import attention_figures
+from .comparison_figures import comparison_figures
+from .embedding_figures import embedding_figures
+from .figures import NamedFigure, png, report_figures
+from .judgement import RequirementMet, comparisons, intervals, requirements_met
 from .metrics import predict
 from .page import NOT_COMPARABLE, render
 from .results import Outcome, RunHeader, TestSet, check_results, slug
+from .selection_figures import selection_figures
 from .summary import (
     CLASS_QUANTITIES,
     QUANTITIES,
@@ -113,15 +118,23 @@ def metrics_json(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) 
     """
     groups = {"all": np.ones(len(test), bool)}
     groups |= {name: test.label == k for k, name in enumerate(header.classes)}
+    summaries = summarise(header, test, outcomes)
     methods = {
         method.method: {
             "name": method.name,
             "summary": {quantity: asdict(method.over_runs(quantity)) for quantity in QUANTITIES},
             "accuracy_interval_95": method.accuracy_interval(len(test)),
+            "bootstrap_intervals_95": {
+                name: asdict(interval) for name, interval in intervals(header, test, method).items()
+            },
+            "operating_points": [_requirement_json(met) for met in requirements_met(header, test, method)],
             "runs": _runs_json(header, method),
             "by_r_magnitude": {name: asdict(method.by_magnitude(test, who)) for name, who in groups.items()},
+            "by_compactness": {
+                name: asdict(method.by_compactness(test, who)) for name, who in groups.items()
+            },
         }
-        for method in summarise(header, test, outcomes)
+        for method in summaries
     }
     return _plain(
         {
@@ -130,9 +143,23 @@ def metrics_json(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) 
             **vars(header),
             "test_objects": len(test),
             "methods": methods,
+            "comparisons": [asdict(comparison) for comparison in comparisons(test, summaries)],
             "published": [asdict(result) for result in published_for(header)],
         }
     )
+
+
+def _requirement_json(met: RequirementMet) -> dict[str, Any]:
+    return {
+        "class": met.requirement.class_name,
+        "fixed": met.requirement.fixed,
+        "value": met.requirement.value,
+        "summary": {
+            name: asdict(met.over_runs(name)) for name in ("completeness", "purity", "threshold", "kept")
+        },
+        "runs": [asdict(point) for point in met.points],
+        "by_r_magnitude": [asdict(bins) for bins in met.bins],
+    }
 
 
 def _runs_json(header: RunHeader, method: MethodSummary) -> list[dict[str, Any]]:
@@ -240,7 +267,7 @@ def write_report(
         shutil.rmtree(staging, ignore_errors=True)
         for folder in ("figures", "predictions"):
             (staging / folder).mkdir(parents=True)
-        pictures = [(figure, png(figure.figure)) for figure in report_figures(header, test, outcomes)]
+        pictures = [(figure, png(figure.figure)) for figure in _figures(header, test, outcomes)]
         for picture, data in pictures:
             (staging / "figures" / f"{picture.stem}.png").write_bytes(data)
         tables = [f"{slug(outcome.method)}-seed{outcome.seed}.fits" for outcome in outcomes]
@@ -265,6 +292,13 @@ def write_report(
         predictions=tuple(directory / "predictions" / name for name in tables),
         figures=tuple(directory / "figures" / f"{picture.stem}.png" for picture, _ in pictures),
     )
+
+
+def _figures(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> list[NamedFigure]:
+    """Return all figures that the contents allow; how training went comes last."""
+    makers = (report_figures, selection_figures, comparison_figures, embedding_figures, attention_figures)
+    figures = [figure for make in makers for figure in make(header, test, outcomes)]
+    return sorted(figures, key=lambda figure: figure.stem.startswith("learning_"))
 
 
 def _move_into_place(staging: Path, directory: Path) -> None:
