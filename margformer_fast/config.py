@@ -117,6 +117,38 @@ LVIT = ModelConfig(form="lvit", slots=32, depth=8, dim=256, hidden=1024, dropout
 
 
 @dataclass(frozen=True)
+class MargNetConfig(_Settings):
+    """Size of the baseline MargNet; the defaults are the published ones, but for the scaling of inputs.
+
+    Parameters
+    ----------
+    size, num_bands, num_features : int
+        Stamp side in pixels, bands, photometric features.
+    width : float
+        Share of the published filters and dense units of the image network, in (0, 1]. Below 1 it is a
+        stand-in that a CPU can train, not the published network.
+    dropout : float
+        In the network of features.
+    scale_inputs : bool
+        Whether features are standardised and pixels compressed first; published: raw values.
+    """
+
+    size: int = 32
+    num_bands: int = 5
+    num_features: int = 24
+    width: float = 1.0
+    dropout: float = 0.25
+    scale_inputs: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("num_bands", "num_features"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.size >= 4, "size", self.size, "at least 4: maps are halved twice")
+        _require(0 < self.width <= 1, "width", self.width, "in (0, 1]")
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+
+
+@dataclass(frozen=True)
 class AugmentConfig(_Settings):
     """Random views of a stamp: rotated, shifted, mirrored; if asked also dimmed, noisier, standardised.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .config import LVIT, FitConfig, ModelConfig
+from .config import LVIT, FitConfig, MargNetConfig, ModelConfig
 from .data.margnet import is_margnet, published_experiment_split, read_margnet
 from .data.populations import experiment3, population
 from .data.splits import Split, hashed_split, object_hash, spatial_split
@@ -81,6 +81,10 @@ class Preset:
         Objects of the simulated survey's two samples, all classes together.
     max_train : int or None
         Training objects at most, of a simulated survey.
+    margnet_dnn, margnet_cnn, margnet_head : FitConfig
+        The parts of the baseline MargNet.
+    margnet_width : float
+        Share of the published filters of its image network.
     """
 
     depth: int | None
@@ -94,6 +98,10 @@ class Preset:
     num_compact: int
     num_faint: int
     max_train: int | None
+    margnet_dnn: FitConfig
+    margnet_cnn: FitConfig
+    margnet_head: FitConfig
+    margnet_width: float
 
     def fit(self, stage: str, num_objects: int) -> FitConfig:
         """Return the settings of a stage for a training set of this size.
@@ -118,6 +126,16 @@ class Preset:
             config = replace(config, depth=self.depth)
         return config if self.dropout else replace(config, dropout=0.0, photometry_dropout=0.0)
 
+    def margnet(self, survey: Survey) -> MargNetConfig:
+        """Return the settings of MargNet at this size, for the bands and features of `survey`."""
+        config = MargNetConfig(
+            size=survey.stamps.size,
+            num_bands=len(survey.profile.bands),
+            num_features=survey.profile.num_features,
+            width=self.margnet_width,
+        )
+        return config if self.dropout else replace(config, dropout=0.0)
+
 
 PRESETS = {
     # Sized so that two runs take minutes on two cores.
@@ -133,6 +151,13 @@ PRESETS = {
         num_compact=18_000,
         num_faint=9_000,
         max_train=7_000,
+        # An eighth of the filters, or a step of the image network would take a core thirty times as long:
+        # `pytest benchmarks/bench_margnet.py --benchmark-only`. Five epochs still leave it undertrained.
+        # Small batches: five layers of sigmoids stay at chance for the first hundred steps.
+        margnet_dnn=FitConfig(20, 20, 32, 1e-2, "cosine"),
+        margnet_cnn=FitConfig(5, 5, 64, 2e-3, "cosine", clip_norm=1.0),
+        margnet_head=FitConfig(200, 200, 64, 1e-2, "cosine"),
+        margnet_width=0.125,
     ),
     # The published sizes and durations.
     "paper": Preset(
@@ -147,6 +172,10 @@ PRESETS = {
         num_compact=240_000,
         num_faint=150_000,
         max_train=None,
+        margnet_dnn=FitConfig(4000, 100, 2048, 1e-3),
+        margnet_cnn=FitConfig(300, 30, 512, 1e-3),
+        margnet_head=FitConfig(100, 100, 512, 1e-3),
+        margnet_width=1.0,
     ),
 }
 

@@ -23,11 +23,12 @@ from .evaluation.baselines import decisions, features_only, survey_separator
 from .evaluation.explained import Explained, objects_to_explain
 from .evaluation.metrics import confident_mistakes
 from .evaluation.report import ReportPaths, write_report
-from .evaluation.results import Outcome, RunHeader, TestSet
+from .evaluation.results import CalibrationSet, Outcome, RunHeader, TestSet
 from .experiments import PRESETS, Sets
 from .files import read_json, write_json
 from .learning.checkpoint import load_model, save_model
 from .learning.classify import predict, train_classifier
+from .learning.margnet import CNN, DNN, ENSEMBLE, MargNetFit, predict_margnet, train_margnet
 from .learning.pretrain import pretrain
 from .learning.probe import probabilities, train_probe
 from .learning.samples import Samples
@@ -62,7 +63,7 @@ class RunSettings:
     probe : str
         Kind of the probe after SimCLR.
     baselines : tuple of str
-        From ``features`` and ``images``.
+        From ``features``, ``images`` and ``margnet``.
     data : str
         Source of the objects, in words.
     population, split : str
@@ -213,7 +214,9 @@ def run_experiment(directory: Path, settings: RunSettings, sets: Sets, device: t
         population=None if settings.population == "experiment" else settings.population,
     )
     tested = replace(_test_set(test, outcomes[0]), explained=_explained(directory, test, outcomes[0]))
-    return Result(header, tested, outcomes, write_report(directory, header, tested, outcomes))
+    calibration = CalibrationSet(sets.val.objid, val.label.cpu().numpy(), sets.val.r_obs)
+    paths = write_report(directory, header, tested, outcomes, calibration)
+    return Result(header, tested, outcomes, paths)
 
 
 def versions() -> dict[str, str]:
@@ -296,7 +299,14 @@ def _learn(
             seed=seed,
             directory=place,
         )
-        probed = Outcome("simclr-probe", seed, probabilities(probe, x_test), history, x_test.cpu().numpy())
+        probed = Outcome(
+            "simclr-probe",
+            seed,
+            probabilities(probe, x_test),
+            history,
+            x_test.cpu().numpy(),
+            probabilities(probe, x_val),
+        )
         stage = preset.fit("finetune", len(train))
     else:
         probed, stage = None, preset.fit("supervised", len(train))
@@ -305,7 +315,8 @@ def _learn(
     curve = train_classifier(model, train, val, stage, views, name=name, label=f"{label} {doing}", **common)
     save_model(place / "model", model, train.classes, train.survey.profile, train.survey.simulated)
     probability, embedding = predict(model, test, precision=settings.precision)
-    outcomes.append(Outcome(settings.method, seed, probability, {name: curve}, embedding))
+    calibration, _ = predict(model, val, precision=settings.precision)
+    outcomes.append(Outcome(settings.method, seed, probability, {name: curve}, embedding, calibration))
     if probed is not None:
         outcomes.append(probed)
     if "images" in settings.baselines:
@@ -321,11 +332,17 @@ def _learn(
             label=f"{label} images only",
             **common,
         )
-        probability, _ = predict(blind, test, use_photometry=False, precision=settings.precision)
-        outcomes.append(Outcome("images-only", seed, probability, {"images-only": curve}))
+        probability, calibration = (
+            predict(blind, samples, use_photometry=False, precision=settings.precision)[0]
+            for samples in (test, val)
+        )
+        history = {"images-only": curve}
+        outcomes.append(Outcome("images-only", seed, probability, history, calibration=calibration))
     if "features" in settings.baselines:
         outcomes.append(_photometry_only(place, settings, train, val, test, seed, label))
-        outcomes.append(_features_only(train, test, seed))
+        outcomes.append(_features_only(train, val, test, seed))
+    if "margnet" in settings.baselines:
+        outcomes += _margnet(place, settings, train, val, test, seed, label)
     columns = test.survey.columns
     # The separator learns nothing: one run says all.
     if seed == settings.seed and settings.task == "sg" and {"psfmag_r", "modelmag_r"} <= set(columns):
@@ -358,13 +375,45 @@ def _photometry_only(
         seed=seed,
         directory=place,
     )
-    return Outcome("photometry-only", seed, probabilities(probe, x_test), {"photometry-only": curve})
+    return Outcome(
+        "photometry-only",
+        seed,
+        probabilities(probe, x_test),
+        {"photometry-only": curve},
+        calibration=probabilities(probe, x_val),
+    )
 
 
-def _features_only(train: Samples, test: Samples, seed: int) -> Outcome:
+def _margnet(
+    place: Path, settings: RunSettings, train: Samples, val: Samples, test: Samples, seed: int, label: str
+) -> list[Outcome]:
+    """Train MargNet and test its two networks and their ensemble."""
+    preset = PRESETS[settings.preset]
+    dnn, cnn = (preset.fit(stage, len(train)) for stage in ("margnet_dnn", "margnet_cnn"))
+    model, history = train_margnet(
+        preset.margnet(train.survey),
+        train,
+        val,
+        MargNetFit(dnn, cnn, preset.margnet_head),
+        precision=settings.precision,
+        seed=seed,
+        directory=place,
+        label=label,
+    )
+    found, calibration = (
+        predict_margnet(model, samples, precision=settings.precision) for samples in (test, val)
+    )
+    return [
+        Outcome(method, seed, found[stage], {stage: history[stage]}, calibration=calibration[stage])
+        for method, stage in (("margnet-dnn", DNN), ("margnet-cnn", CNN), ("margnet", ENSEMBLE))
+    ]
+
+
+def _features_only(train: Samples, val: Samples, test: Samples, seed: int) -> Outcome:
     label = train.label.cpu().numpy()
-    probability = features_only(train.survey.features, label, test.survey.features, len(train.classes), seed)
-    return Outcome("features-only", seed, probability)
+    asked = np.concatenate([test.survey.features, val.survey.features])
+    probability = features_only(train.survey.features, label, asked, len(train.classes), seed)
+    return Outcome("features-only", seed, probability[: len(test)], calibration=probability[len(test) :])
 
 
 def _test_set(test: Samples, first: Outcome) -> TestSet:

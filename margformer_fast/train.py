@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         "--baselines",
         default="features",
         metavar="LIST",
-        help="features, images, both with a comma, or none (features)",
+        help="any of features, images and margnet, with commas, or none (features)",
     )
     p.add_argument(
         "--pretrain-photometry",
@@ -165,9 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _baselines(text: str) -> tuple[str, ...]:
     names = () if text == "none" else tuple(sorted(set(text.split(","))))
     for name in names:
-        if name not in ("features", "images"):
+        if name not in ("features", "images", "margnet"):
             raise ConfigError(
-                f"there is no baseline {name!r}", where="--baselines", expected="features, images or none"
+                f"there is no baseline {name!r}",
+                where="--baselines",
+                expected="features, images, margnet or none",
             )
     return names
 

@@ -40,8 +40,8 @@ def test_every_figure_is_drawn_and_says_what_it_shows(rng, task, simulated):
     header, test, outcomes = toy_results(rng, task=task, simulated=simulated)
     drawn = {named.stem: named for named in figures.report_figures(header, test, outcomes)}
     assert set(drawn) == {
-        "confusion", "accuracy_magnitude", "accuracy_compactness", "roc", "reliability", "embedding", "mistakes",
-        "learning_simclr",
+        "confusion", "accuracy_magnitude", "accuracy_compactness", "roc", "reliability", "embedding",
+        "mistakes", "learning_simclr",
     }  # fmt: skip
     for named in drawn.values():
         assert isinstance(named.figure, Figure)

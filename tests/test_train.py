@@ -77,6 +77,13 @@ def test_simclr_on_three_classes(
     }
     predictions = Table.read(out / "predictions" / "simclr-seed0.fits")
     assert len(predictions) == sum(metrics["counts"]["test"].values())
+    for method in ("simclr", "simclr-probe"):
+        for found in metrics["methods"][method]["runs"]:
+            categories = found["conformal"]["class"]["categories"]
+            known = {each["class"]: each["calibration_objects"] for each in categories}
+            assert known == metrics["counts"]["val"]
+    size = sum((predictions["set_90"] >> k) & 1 for k in range(3))
+    assert (predictions["set_90_size"] == size).all()
     model, classes, _ = load_model(out / "seed-1" / "model")
     assert classes == ("GALAXY", "QSO", "STAR")
     assert model.config.depth == 4
@@ -90,7 +97,7 @@ def test_supervised_with_all_baselines(stores: dict[str, Path], tmp_path: Path) 
         "--method",
         "supervised",
         "--baselines",
-        "features,images",
+        "features,images,margnet",
         "--precision",
         "bf16",
         "--split",
@@ -98,7 +105,12 @@ def test_supervised_with_all_baselines(stores: dict[str, Path], tmp_path: Path) 
     )
     assert run("--exp", 1, "--data", stores["sg"], "--runs", 1, "--out", out, *options) == 0
     metrics = json.loads((out / "metrics.json").read_text())
-    assert set(metrics["methods"]) == {"supervised", "images-only", "photometry-only", "features-only"}
+    baselines = {"images-only", "photometry-only", "features-only", "margnet-dnn", "margnet-cnn", "margnet"}
+    assert set(metrics["methods"]) == {"supervised", *baselines}
+    val = sum(metrics["counts"]["val"].values())
+    for method in metrics["methods"].values():
+        categories = method["runs"][0]["conformal"]["class"]["categories"]
+        assert sum(each["calibration_objects"] for each in categories) == val
 
 
 @pytest.fixture(scope="module")

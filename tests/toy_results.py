@@ -8,7 +8,7 @@ import numpy as np
 
 from margformer_fast.data.survey import TASKS
 from margformer_fast.evaluation.baselines import decisions
-from margformer_fast.evaluation.results import Outcome, RunHeader, TestSet
+from margformer_fast.evaluation.results import CalibrationSet, Outcome, RunHeader, TestSet
 
 
 def probabilities(
@@ -90,3 +90,18 @@ def toy_results(
 def without_images(test: TestSet) -> TestSet:
     """Return the test set without its images."""
     return replace(test, stamps_preview=None, preview_rows=None)
+
+
+def with_calibration(
+    rng: np.random.Generator, header: RunHeader, outcomes: list[Outcome], m: int = 300
+) -> tuple[CalibrationSet, list[Outcome]]:
+    """Return a calibration set, and the outcomes with its probabilities; the separator stays without."""
+    count = len(header.classes)
+    label = rng.integers(0, count, m)
+    calibration = CalibrationSet(rng.permutation(m), label, rng.uniform(18, 20.5, m))
+    return calibration, [
+        outcome
+        if outcome.decides_only
+        else replace(outcome, calibration=probabilities(rng, label, count, 1.5))
+        for outcome in outcomes
+    ]

@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 DPI = 120
 CLASS_COLOURS = {"GALAXY": "#D55E00", "QSO": "#009E73", "STAR": "#0072B2"}
 SPARE_CLASS_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9")
-METHOD_COLOURS = ("#332288", "#CC6677", "#999933", "#AA4499", "#44AA99", "#882255", "#117733", "#88CCEE")
-METHOD_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+METHOD_COLOURS = (
+    *("#332288", "#CC6677", "#999933", "#AA4499", "#44AA99"),
+    *("#882255", "#117733", "#88CCEE", "#DDAA33", "#555555"),
+)
+METHOD_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "<")
 METHOD_DASHES: tuple[Any, ...] = (
     "-",
     (0, (5, 1.5)),
@@ -49,6 +52,8 @@ METHOD_DASHES: tuple[Any, ...] = (
     "--",
     ":",
     "-.",
+    "-",
+    "--",
 )
 INK, GREY, PALE = "#222222", "#6b7280", "#d1d5db"
 PM = "\u00b1"
@@ -65,6 +70,9 @@ STAGE_NAMES = {
     "train": "supervised training",
     "supervised": "supervised training",
     "images-only": "supervised training, images only",
+    "margnet-dnn": "MargNet's network of features",
+    "margnet-cnn": "MargNet's network of images",
+    "margnet-ensemble": "MargNet's ensemble head",
 }
 
 _STYLE = {

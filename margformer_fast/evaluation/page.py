@@ -90,6 +90,7 @@ def render(
     test: TestSet,
     methods: Sequence[MethodSummary],
     pictures: Sequence[tuple[NamedFigure, bytes]],
+    sections: Sequence[str] = (),
 ) -> str:
     """Return the page.
 
@@ -101,6 +102,8 @@ def render(
         The first is the one the page is about.
     pictures : sequence of (NamedFigure, bytes)
         Figures and their PNG files.
+    sections : sequence of str
+        Further parts after the figures, as HTML.
 
     Returns
     -------
@@ -127,6 +130,7 @@ def render(
         _difference_table(test, methods),
         "<h2>Figures</h2>",
         *(picture(figure, data) for figure, data in pictures),
+        *sections,
         "<h2>Objects</h2>",
         _count_table(header),
         f"<h2>How to reproduce</h2><pre>{escape(str(command))}</pre>" if command else "",
@@ -252,8 +256,8 @@ def _requirement_table(header: RunHeader, test: TestSet, methods: Sequence[Metho
         head += [escape(requirement.in_words), f"cut at p({escape(requirement.class_name)})"]
     foot = (
         '<p class="foot">The requirements are those of the Dark Energy Survey as in Soumagnac et al. (2015). '
-        "Purity is that of these test objects and moves with the mixture of classes. A dash: a run cannot meet "
-        "it at any cut, or the method only decides.</p>"
+        "Purity is that of these test objects and moves with the mixture of classes. A dash: a run cannot "
+        "meet it at any cut, or the method only decides.</p>"
     )
     return "<h2>Samples at stated requirements</h2>" + table(head, body) + foot
 
@@ -299,8 +303,9 @@ def _difference_table(test: TestSet, methods: Sequence[MethodSummary]) -> str:
     )
     foot = (
         f'<p class="foot">Paired by object: {DRAWS:,} resamples of the test objects, each judged by the mean '
-        "over runs; the second interval draws runs too and says where freshly trained ones may lie. McNemar's "
-        "exact test compares single runs in their order. No p is corrected for the number of methods.</p>"
+        "over runs; the second interval draws runs too and says where freshly trained ones may lie. "
+        "McNemar's exact test compares single runs in their order. No p is corrected for the number of "
+        "methods.</p>"
     )
     return f"<h2>Difference from {escape(methods[0].name)}</h2>" + table(head, body) + foot
 

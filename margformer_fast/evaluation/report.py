@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutputError
+from . import conformal_page
 from .attention_figures import attention_figures
 from .comparison_figures import comparison_figures
+from .conformal_figures import conformal_figures
 from .embedding_figures import embedding_figures
 from .figures import NamedFigure, png, report_figures
 from .judgement import RequirementMet, comparisons, intervals, requirements_met
 from .metrics import predict
 from .page import NOT_COMPARABLE, render
-from .results import Outcome, RunHeader, TestSet, check_results, slug
+from .prediction_sets import COLUMN_LEVEL, RunSets, bitmask, column_kind, of_run, sets_json, sets_of_runs
+from .results import CalibrationSet, Outcome, RunHeader, TestSet, slug
 from .selection_figures import selection_figures
 from .summary import (
     CLASS_QUANTITIES,
@@ -108,8 +111,17 @@ def _row(name: str, cells: Sequence[str]) -> str:
     return f"{name[: _NAME_WIDTH - 1]:<{_NAME_WIDTH}}" + "".join(f"{cell:>{_CELL_WIDTH}}" for cell in cells)
 
 
-def metrics_json(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def metrics_json(
+    header: RunHeader, test: TestSet, outcomes: Sequence[Outcome], sets: Sequence[RunSets] = ()
+) -> dict[str, Any]:
     """Return everything measured, as strict JSON can hold it: fractions, null where a number is undefined.
+
+    Parameters
+    ----------
+    header, test, outcomes
+        The runs.
+    sets : sequence of RunSets
+        Prediction sets of those runs that have them.
 
     Raises
     ------
@@ -128,7 +140,7 @@ def metrics_json(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) 
                 name: asdict(interval) for name, interval in intervals(header, test, method).items()
             },
             "operating_points": [_requirement_json(met) for met in requirements_met(header, test, method)],
-            "runs": _runs_json(header, method),
+            "runs": _runs_json(header, test, method, sets),
             "by_r_magnitude": {name: asdict(method.by_magnitude(test, who)) for name, who in groups.items()},
             "by_compactness": {
                 name: asdict(method.by_compactness(test, who)) for name, who in groups.items()
@@ -162,7 +174,9 @@ def _requirement_json(met: RequirementMet) -> dict[str, Any]:
     }
 
 
-def _runs_json(header: RunHeader, method: MethodSummary) -> list[dict[str, Any]]:
+def _runs_json(
+    header: RunHeader, test: TestSet, method: MethodSummary, sets: Sequence[RunSets]
+) -> list[dict[str, Any]]:
     return [
         {
             "seed": run.seed,
@@ -176,6 +190,7 @@ def _runs_json(header: RunHeader, method: MethodSummary) -> list[dict[str, Any]]
                 }
                 for k, name in enumerate(header.classes)
             },
+            "conformal": None if (found := of_run(sets, run)) is None else sets_json(header, test, found),
             "history": run.history,
         }
         for run, result in zip(method.runs, method.evaluations, strict=True)
@@ -195,11 +210,15 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-def write_predictions(path: str | Path, header: RunHeader, test: TestSet, outcome: Outcome) -> None:
+def write_predictions(
+    path: str | Path, header: RunHeader, test: TestSet, outcome: Outcome, sets: RunSets | None = None
+) -> None:
     """Write one run's predictions as a FITS binary table.
 
     Columns: ``objid`` (int64), ``ra``, ``dec`` (deg), ``class``, ``predicted``, ``r_obs`` (mag) and
-    ``p_<class>``. The header of the table holds method, seed, experiment, task and whether it is simulated.
+    ``p_<class>``; with prediction sets also ``set_90`` (int16, bit k for class k) and ``set_90_size``. The
+    header of the table holds method, seed, experiment, task, whether it is simulated, and how to read the
+    sets.
 
     Raises
     ------
@@ -219,17 +238,34 @@ def write_predictions(path: str | Path, header: RunHeader, test: TestSet, outcom
         fits.Column("r_obs", "D", unit="mag", array=test.r_obs),
         *(fits.Column(f"p_{name}", "D", array=outcome.probability[:, k]) for k, name in enumerate(names)),
     ]
+    if sets is not None:
+        member = sets.kinds[column_kind(header)].sets(COLUMN_LEVEL)
+        columns += [
+            fits.Column("set_90", "I", array=bitmask(member)),
+            fits.Column("set_90_size", "I", array=member.sum(axis=1).astype(np.int16)),
+        ]
     table = fits.BinTableHDU.from_columns(columns, name="PREDICTIONS")
     table.header["METHOD"] = (slug(outcome.method)[:60], "what made the predictions")
     table.header["SEED"] = (outcome.seed, "seed of the run")
     table.header["EXPERIM"] = (header.experiment, "experiment")
     table.header["TASK"] = (header.task, "classes told apart")
     table.header["SIMULATE"] = (header.simulated, "T: the objects are simulated")
+    if sets is not None:
+        table.header["SETKIND"] = (column_kind(header), "how set_90 is calibrated")
+        bits = ", ".join(f"{2**k} {name}" for k, name in enumerate(header.classes))
+        table.header["COMMENT"] = (
+            f"set_90, the prediction set at the level 90 %, is a sum of {bits}: the classes that the object "
+            "may have. 0 is an empty set: unlike nearly all calibration objects of each class."
+        )
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
 
 
 def write_report(
-    directory: str | Path, header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]
+    directory: str | Path,
+    header: RunHeader,
+    test: TestSet,
+    outcomes: Sequence[Outcome],
+    calibration: CalibrationSet | None = None,
 ) -> ReportPaths:
     """Write ``report.html``, ``metrics.json``, ``predictions/*.fits`` and ``figures/*.png`` into `directory`.
 
@@ -247,6 +283,8 @@ def write_report(
         The test objects.
     outcomes : sequence of Outcome
         All runs; the method of the first is the one the report is about.
+    calibration : CalibrationSet, optional
+        Objects that prediction sets are calibrated on; without one the report has none.
 
     Returns
     -------
@@ -255,11 +293,11 @@ def write_report(
     Raises
     ------
     DataError
-        If header, test set and outcomes do not fit together.
+        If header, test set, outcomes and calibration set do not fit together.
     OutputError
         If a file cannot be written.
     """
-    check_results(header, test, outcomes)
+    sets = sets_of_runs(header, test, outcomes, calibration)
     directory = Path(directory)
     staging = directory / ".report.part"
     try:
@@ -268,14 +306,21 @@ def write_report(
         for folder in ("figures", "predictions"):
             (staging / folder).mkdir(parents=True)
         pictures = [(figure, png(figure.figure)) for figure in _figures(header, test, outcomes)]
-        for picture, data in pictures:
+        drawn, sections = list(pictures), []
+        if calibration is not None:
+            of_sets = [
+                (figure, png(figure.figure)) for figure in conformal_figures(header, test, calibration, sets)
+            ]
+            drawn += of_sets
+            sections += conformal_page.section(header, test, calibration, sets, of_sets)
+        for picture, data in drawn:
             (staging / "figures" / f"{picture.stem}.png").write_bytes(data)
         tables = [f"{slug(outcome.method)}-seed{outcome.seed}.fits" for outcome in outcomes]
         for name, outcome in zip(tables, outcomes, strict=True):
-            write_predictions(staging / "predictions" / name, header, test, outcome)
-        numbers = json.dumps(metrics_json(header, test, outcomes), indent=2, allow_nan=False)
+            write_predictions(staging / "predictions" / name, header, test, outcome, of_run(sets, outcome))
+        numbers = json.dumps(metrics_json(header, test, outcomes, sets), indent=2, allow_nan=False)
         (staging / "metrics.json").write_text(numbers + "\n", encoding="utf-8")
-        page = render(header, test, summarise(header, test, outcomes), pictures)
+        page = render(header, test, summarise(header, test, outcomes), pictures, sections)
         (staging / "report.html").write_text(page, encoding="utf-8")
         _move_into_place(staging, directory)
     except OSError as error:
@@ -290,7 +335,7 @@ def write_report(
         html=directory / "report.html",
         metrics=directory / "metrics.json",
         predictions=tuple(directory / "predictions" / name for name in tables),
-        figures=tuple(directory / "figures" / f"{picture.stem}.png" for picture, _ in pictures),
+        figures=tuple(directory / "figures" / f"{picture.stem}.png" for picture, _ in drawn),
     )
 
 

@@ -18,6 +18,9 @@ METHOD_NAMES = {
     "images-only": "Images only",
     "photometry-only": "Photometric branch only",
     "features-only": "Boosted trees on features",
+    "margnet-dnn": "MargNet DNN (features)",
+    "margnet-cnn": "MargNet CNN (images)",
+    "margnet": "MargNet ensemble",
     "survey-separator": "Survey separator",
 }
 """How known methods are called in tables and figures; any other method is called what its run calls it."""
@@ -119,6 +122,44 @@ class TestSet:
 
 
 @dataclass(frozen=True)
+class CalibrationSet:
+    """The objects that prediction sets are calibrated on: the validation objects of the runs.
+
+    Parameters
+    ----------
+    objid : ndarray of int64, shape (M,)
+        Identifiers, in the row order of ``Outcome.calibration``.
+    label : ndarray of int64, shape (M,)
+        True class: an index into ``RunHeader.classes``.
+    r_obs : ndarray of float64, shape (M,)
+        Observed r magnitude (not corrected for extinction); NaN where unknown.
+
+    Raises
+    ------
+    DataError
+        If the set is empty, or columns differ in length or type.
+    """
+
+    objid: np.ndarray
+    label: np.ndarray
+    r_obs: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.objid)
+        if n == 0:
+            raise DataError("the calibration set is empty", expected="at least one object")
+        for name in ("label", "r_obs"):
+            shape = np.shape(getattr(self, name))
+            if shape != (n,):
+                raise DataError(f"calibration column {name!r} has shape {shape}", expected=f"({n},)")
+        if not np.issubdtype(np.asarray(self.label).dtype, np.integer):
+            raise DataError(f"calibration labels are {np.asarray(self.label).dtype}", expected="integers")
+
+    def __len__(self) -> int:
+        return len(self.objid)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one method predicted in one run, and how its training went.
 
@@ -137,11 +178,13 @@ class Outcome:
         something, ``val_accuracy``. A key that is missing or None is left out of the plots.
     embedding : ndarray of float32, shape (N, D), optional
         Representation of each test object.
+    calibration : ndarray of float64, shape (M, C), optional
+        Probability of each class for each object of the `CalibrationSet`, in its row order.
 
     Raises
     ------
     DataError
-        If the probabilities are not finite, not between 0 and 1, or do not sum to 1, or the embedding is not
+        If probabilities are not finite, not between 0 and 1, or do not sum to 1, or the embedding is not
         finite or not as long.
     """
 
@@ -150,28 +193,14 @@ class Outcome:
     probability: np.ndarray
     history: Mapping[str, Sequence[Mapping[str, float | None]]] = field(default_factory=dict)
     embedding: np.ndarray | None = None
+    calibration: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         p = np.asarray(self.probability)
         where = f"method {self.method!r}, seed {self.seed}"
-        if p.ndim != 2 or p.shape[1] < 2:
-            raise DataError(f"probabilities have shape {p.shape}", where=where, expected="(N, classes)")
-        bad = np.flatnonzero(~np.isfinite(p).all(axis=1))
-        if len(bad):
-            raise DataError(
-                f"{len(bad)} of {len(p)} probabilities are not finite, the first in row {bad[0]}",
-                where=where,
-                mend="Training has diverged or an input holds NaN.",
-            )
-        if p.size and (
-            p.min() < 0 or p.max() > 1 or np.abs(p.sum(axis=1) - 1).max() > PROBABILITY_SUM_TOLERANCE
-        ):
-            raise DataError(
-                "the numbers given are not probabilities",
-                where=where,
-                expected="values from 0 to 1 that sum to 1 in each row",
-                mend="Apply softmax to logits first.",
-            )
+        _check_probabilities(p, where)
+        if self.calibration is not None:
+            _check_probabilities(np.asarray(self.calibration), f"{where}, calibration objects")
         if self.embedding is None:
             return
         if self.embedding.ndim != 2 or len(self.embedding) != len(p):
@@ -253,6 +282,26 @@ class RunHeader:
         return "simulated" if self.simulated else "real"
 
 
+def _check_probabilities(p: np.ndarray, where: str) -> None:
+    """Insist on rows of probabilities, shape (N, C)."""
+    if p.ndim != 2 or p.shape[1] < 2:
+        raise DataError(f"probabilities have shape {p.shape}", where=where, expected="(N, classes)")
+    bad = np.flatnonzero(~np.isfinite(p).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} of {len(p)} probabilities are not finite, the first in row {bad[0]}",
+            where=where,
+            mend="Training has diverged or an input holds NaN.",
+        )
+    if p.size and (p.min() < 0 or p.max() > 1 or np.abs(p.sum(axis=1) - 1).max() > PROBABILITY_SUM_TOLERANCE):
+        raise DataError(
+            "the numbers given are not probabilities",
+            where=where,
+            expected="values from 0 to 1 that sum to 1 in each row",
+            mend="Apply softmax to logits first.",
+        )
+
+
 def method_name(method: str) -> str:
     """Return how a method is called in tables and figures."""
     return METHOD_NAMES.get(method, method)
@@ -286,24 +335,25 @@ def by_method(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     return groups
 
 
-def check_results(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> None:
-    """Check that header, test set and outcomes describe the same objects and classes.
+def check_results(
+    header: RunHeader,
+    test: TestSet,
+    outcomes: Sequence[Outcome],
+    calibration: CalibrationSet | None = None,
+) -> None:
+    """Check that header, test set, outcomes and calibration set describe the same objects and classes.
 
     Raises
     ------
     DataError
-        If there is no outcome, a label is outside the classes, numbers of rows or classes differ, or two
-        runs or methods cannot be told apart.
+        If there is no outcome, a label is outside the classes, numbers of rows or classes differ, two
+        runs or methods cannot be told apart, or there is a calibration set and no outcome for it.
     """
     if not outcomes:
         raise DataError("there is nothing to report", expected="at least one outcome")
-    label = np.asarray(test.label)
-    bad = np.flatnonzero((label < 0) | (label >= len(header.classes)))
-    if len(bad):
-        raise DataError(
-            f"{len(bad)} test labels are outside the task, the first {label[bad[0]]} in row {bad[0]}",
-            expected=f"0 to {len(header.classes) - 1} ({', '.join(header.classes)})",
-        )
+    _check_labels(header, test.label, "test")
+    if calibration is not None:
+        _check_calibration(header, outcomes, calibration)
     for outcome in outcomes:
         if outcome.probability.shape != (len(test), len(header.classes)):
             raise DataError(
@@ -317,4 +367,32 @@ def check_results(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome])
         if other != method:
             raise DataError(
                 f"methods {other!r} and {method!r} would have the same file names", mend="Rename one of them."
+            )
+
+
+def _check_labels(header: RunHeader, label: np.ndarray, what: str) -> None:
+    label = np.asarray(label)
+    bad = np.flatnonzero((label < 0) | (label >= len(header.classes)))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} {what} labels are outside the task, the first {label[bad[0]]} in row {bad[0]}",
+            expected=f"0 to {len(header.classes) - 1} ({', '.join(header.classes)})",
+        )
+
+
+def _check_calibration(header: RunHeader, outcomes: Sequence[Outcome], calibration: CalibrationSet) -> None:
+    _check_labels(header, calibration.label, "calibration")
+    expected = (len(calibration), len(header.classes))
+    there = [(outcome, outcome.calibration) for outcome in outcomes if outcome.calibration is not None]
+    if not there:
+        raise DataError(
+            "there is a calibration set, but no outcome has its probabilities",
+            mend="Give at least one Outcome its `calibration`, or leave the set out.",
+        )
+    for outcome, probability in there:
+        if probability.shape != expected:
+            raise DataError(
+                f"calibration probabilities have shape {probability.shape}",
+                where=f"method {outcome.method!r}, seed {outcome.seed}",
+                expected=f"{expected}: calibration objects, classes",
             )

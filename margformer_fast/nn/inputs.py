@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..config import ModelConfig
+from ..config import MargNetConfig, ModelConfig
 from ..ops.patchify import patchify
 from .encoder import make_encoder
 
@@ -23,7 +23,7 @@ class InputScaling(nn.Module):
 
     Parameters
     ----------
-    config : ModelConfig
+    config : ModelConfig or MargNetConfig
         Number of features and bands, and whether inputs are scaled at all.
     """
 
@@ -31,7 +31,7 @@ class InputScaling(nn.Module):
     std: torch.Tensor
     noise: torch.Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig | MargNetConfig) -> None:
         super().__init__()
         self.active = config.scale_inputs
         self.register_buffer("mean", torch.zeros(config.num_features))
@@ -60,13 +60,17 @@ class InputScaling(nn.Module):
         if not self.active:
             return photometry, patch
         value = patch.reshape(*patch.shape[:-1], -1, len(self.noise))
-        return self.scale_photometry(photometry), torch.asinh(value / self.noise).flatten(-2)
+        return self.scale_photometry(photometry), self.scale_pixels(value).flatten(-2)
 
     def scale_photometry(self, photometry: torch.Tensor) -> torch.Tensor:
         """Standardise photometry (B, F) alone."""
         if not self.active:
             return photometry
         return ((photometry - self.mean) / self.std).clamp(-_FEATURE_LIMIT, _FEATURE_LIMIT)
+
+    def scale_pixels(self, value: torch.Tensor) -> torch.Tensor:
+        """Compress pixels (..., C) alone, whose bands are the last axis."""
+        return torch.asinh(value / self.noise) if self.active else value
 
 
 class ScaledEncoder(nn.Module):
