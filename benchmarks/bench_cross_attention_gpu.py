@@ -21,6 +21,7 @@ FORMS = {"A, K = 64": (65, 64, 8, 64), "A, K = 128": (65, 64, 8, 128), "B": (65,
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 2e-2}
 # What a copy within the memory of an H200 was measured to reach, both ways together.
 BYTES_A_SECOND = 4.3e12
+LARGEST = 16384
 
 Tensors = list[torch.Tensor]
 Way = Callable[[Tensors, int, torch.Tensor], tuple[torch.Tensor, ...]]
@@ -41,7 +42,7 @@ def draw(form: str, batch: int) -> tuple[Tensors, torch.Tensor]:
 
 def attend(precision: str, *, compiled: bool) -> tuple[Way, Way]:
     """The reference, forward alone and with its backward."""
-    run = torch.compile(reference) if compiled else reference
+    run = torch.compile(reference, dynamic=False) if compiled else reference
 
     def forward(tensors: Tensors, num_heads: int, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
@@ -90,7 +91,7 @@ def problem(form: str, batch: int) -> tuple[Tensors, torch.Tensor, tuple[torch.T
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward and backward"])
-@pytest.mark.parametrize("batch", [512, 4096, 16384])
+@pytest.mark.parametrize("batch", [512, LARGEST])
 @pytest.mark.parametrize("form", FORMS)
 def bench_cross_attention(
     benchmark: BenchmarkFixture, cuda: torch.device, form: str, batch: int, backward: bool, way: str
@@ -100,11 +101,14 @@ def bench_cross_attention(
     The share of the roof counts the bytes that cannot be avoided: tokens read once forward, and backward
     read once and their gradient written, whatever a way really moves.
     """
+    if "compile" in way and batch != LARGEST:
+        pytest.skip("compiled for one size alone: it takes long")
     both, precision, dtype = WAYS[way]
     run = both[backward]
     (T, D, H, _), (tensors, grad, exact) = FORMS[form], problem(form, batch)
     x, *weights = (tensor.detach().float() for tensor in tensors)
     given, grad = [x.to(dtype), *weights], grad.to(dtype)
+    torch.compiler.reset()  # or after some forms it gives up compiling, without a word
     for got, want in zip(run(given, H, grad), exact, strict=False):
         tolerance = TOLERANCE[precision]
         assert (got.double() - want).norm() <= tolerance * want.norm()

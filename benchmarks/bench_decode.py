@@ -24,7 +24,7 @@ PIXELS = {
 
 
 def random_stamps(rng: np.random.Generator, dtype: str, count: int) -> np.ndarray:
-    return rng.normal(0, 3000, (count, *SHAPE)).astype(dtype)
+    return (3000 * rng.standard_normal((count, *SHAPE), dtype=np.float32)).astype(dtype)
 
 
 def decode_into(out: np.ndarray | None, raw: np.ndarray, rows: np.ndarray, scaling: Scaling) -> np.ndarray:

@@ -20,6 +20,7 @@ T = 65
 ROOF_TFLOPS = 790
 TOLERANCE = 1e-2
 DROPOUT = 0.1
+LARGEST = 16384
 NAMES = ("forward", "backward")
 
 Tensors = tuple[torch.Tensor, ...]
@@ -68,7 +69,7 @@ def by_autograd(function: Callable[..., torch.Tensor]) -> tuple[Pass, Pass]:
 WAYS: dict[str, tuple[Pass, Pass]] = {
     "triton": (kernels_forward, kernels_backward),
     "eager": by_autograd(half),
-    "torch.compile": by_autograd(torch.compile(half)),
+    "torch.compile": by_autograd(torch.compile(half, dynamic=False)),
 }
 
 Problem = tuple[torch.Tensor, torch.Tensor, torch.Tensor, FeedForwardWeights, torch.Tensor]
@@ -123,7 +124,7 @@ def check(way: str, x, update, grad, weights, seed) -> None:
 @pytest.mark.parametrize("direction", NAMES)
 @pytest.mark.parametrize("dropout", [True, False], ids=["dropout", "no dropout"])
 @pytest.mark.parametrize(("D", "M"), [(64, 256), (256, 1024)])
-@pytest.mark.parametrize("B", [512, 4096, 16384])
+@pytest.mark.parametrize("B", [512, LARGEST])
 def bench_feed_forward(
     benchmark: BenchmarkFixture,
     cuda: torch.device,
@@ -139,6 +140,9 @@ def bench_feed_forward(
     Backward it counts ten: both products twice, and the first once more, whatever a way really does. Eager
     and compiled backward include the forward that saves for them.
     """
+    if way == "torch.compile" and (B != LARGEST or not dropout):
+        pytest.skip("compiled for one size alone, as in training: it takes long")
+    torch.compiler.reset()  # or after some forms it gives up compiling, without a word
     x, update, grad, weights, seed = problem(B, D, M)
     check(way, x, update, grad, weights, seed)
     run = WAYS[way][NAMES.index(direction)]

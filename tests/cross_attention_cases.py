@@ -14,7 +14,8 @@ from margformer_fast.reference.dropout import OF_ATTENTION_WEIGHTS, keep_mask, k
 from margformer_fast.reference.weights import AttentionWeights
 
 # Largest relative error of the update and of the gradients.
-GATES = {"ieee": 1e-5, "fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}
+# Products follow each other: plain PyTorch in tf32 errs by up to 1.4e-3 on an H200.
+GATES = {"ieee": 1e-5, "fp32": 1e-5, "tf32": 2e-3, "bf16": 1e-2}
 ROUNDING = {"ieee": 2**-24, "fp32": 2**-24, "tf32": 2**-11, "bf16": 2**-9}
 
 Answer = list[torch.Tensor]

@@ -89,7 +89,9 @@ def test_error_of_gelu_with_the_hardware_tanh() -> None:
     want = torch.nn.functional.gelu(x)
     # The factor of the second product is the hidden unit in bfloat16, the bias is given as two of them.
     allowed = 2.8e-4 + 2.5e-4 * x.abs() + 2**-9 * want.abs() + 2**-16 * x.abs()
-    assert ((got.double() - want).abs() <= allowed).all()
+    share = (got.double() - want).abs() / allowed
+    worst = share.argmax()
+    assert share.max() <= 1, f"{share[worst]:.2f} of what is allowed at {x[worst]}: {got[worst]}"
 
 
 def test_memory_is_that_of_the_result(rng: np.random.Generator) -> None:

@@ -52,6 +52,7 @@ from ..reference.dropout import OF_ATTENTION_WEIGHTS, dropped_levels, kept_scale
 from ..reference.weights import AttentionWeights
 from .keep import keep_tile
 from .nt_xent import INPUT_PRECISIONS
+from .rounding import round_to_tf32
 from .toolchain import is_interpreting
 
 _LOG2_E = tl.constexpr(math.log2(math.e))
@@ -62,8 +63,10 @@ _PURPOSE = tl.constexpr(OF_ATTENTION_WEIGHTS)
 
 @triton.jit
 def _factor(value, ROUNDED: tl.constexpr, UPCAST: tl.constexpr):
-    """Return what a product is given."""
-    if ROUNDED:
+    """Return what a product is given, `ROUNDED` to ``"bf16"``, ``"tf32"`` or not (``""``)."""
+    if ROUNDED == "tf32":
+        value = round_to_tf32(value)
+    elif ROUNDED == "bf16":
         if UPCAST:  # The interpreter's product of bfloat16 is garbage, and it does not round to the nearest.
             bits = value.to(tl.uint32, bitcast=True)
             bits += 0x7FFF + ((bits >> 16) & 1)
@@ -296,7 +299,7 @@ def forward_kernel(
             update_bD = tl.sum(tl.reshape(update_RD, (BLOCK_B, BLOCK_H, BLOCK_D)), 1)
             update_bD += tl.load(b_out_ptr + dims, mask=dims < D, other=0.0).to(tl.float32)[None, :]
             inside = (objects[:, None] < B) & (dims[None, :] < D)
-            RESULT_ROUNDED: tl.constexpr = ROUNDED and update_ptr.dtype.element_ty == tl.bfloat16
+            RESULT_ROUNDED: tl.constexpr = "bf16" if update_ptr.dtype.element_ty == tl.bfloat16 else ""
             update_bD = _factor(update_bD, RESULT_ROUNDED, UPCAST)
             tl.store(update_ptr + objects.to(tl.int64)[:, None] * D + dims[None, :], update_bD, mask=inside)
         else:
@@ -323,13 +326,13 @@ def _along(u_RP, du_RP, dt_RP, t_RP, D: tl.constexpr, BLOCK_B: tl.constexpr):
 @triton.jit
 def _store_gradient_of_tokens(
     dx_ptr, x_bPD, rstd_bP1, along_bP, owed_bPG, rows_bGD, objects, tokens, dims, B,
-    T: tl.constexpr, D: tl.constexpr, ROUNDED: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
+    T: tl.constexpr, D: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Go through the norm with what tokens owe (u and dt) to what rows are (dz and r)."""
     dx_bPD = _product(owed_bPG, rows_bGD, PRECISION)
     dx_bPD = (dx_bPD - x_bPD.to(tl.float32) * along_bP[:, :, None]) * rstd_bP1
     places, inside = _places(objects, tokens, dims, B, T, D)
-    RESULT_ROUNDED: tl.constexpr = ROUNDED and dx_ptr.dtype.element_ty == tl.bfloat16
+    RESULT_ROUNDED: tl.constexpr = "bf16" if dx_ptr.dtype.element_ty == tl.bfloat16 else ""
     tl.store(dx_ptr + places, _factor(dx_bPD, RESULT_ROUNDED, UPCAST), mask=inside)
 
 
@@ -452,7 +455,7 @@ def backward_kernel(
             sums_bDG += _product(tl.permute(more_bPD, (0, 2, 1)), more_bPG, PRECISION)
             _store_gradient_of_tokens(
                 dx_ptr, more_bPD, more_rstd_bP1, more_along_bP, more_bPG, rows_bGD, objects, more, dims, B,
-                T, D, ROUNDED, UPCAST, PRECISION,
+                T, D, UPCAST, PRECISION,
             )  # fmt: skip
         # Read anew rather than kept in registers that there are not.
         first_RD = _load_first_tokens(x_ptr, objects_R, dims, B, T, D)
@@ -471,7 +474,7 @@ def backward_kernel(
         tl.store(d_first_ptr + objects.to(tl.int64)[:, None] * D + dims[None, :], d_first_bD, mask=inside)
         _store_gradient_of_tokens(
             dx_ptr, x_bPD, rstd_bP1, along_bP, owed_bPG, rows_bGD, objects, tokens, dims, B, T, D,
-            ROUNDED, UPCAST, PRECISION,
+            UPCAST, PRECISION,
         )  # fmt: skip
     inside = (tokens[:, None] < T) & (slots[None, :] < K)
     # Later chunks were added in memory.
@@ -501,6 +504,11 @@ class Blocks(NamedTuple):
     programs_a_multiprocessor: int
 
 
+# Products of 64 rows by 8 warps, four of which repeat the work of the others, get half of the columns at a
+# time: with 16 columns units of 8, which gave wrong numbers and illegal addresses on an H200 with Triton 3.6.
+_NARROWEST = 32
+
+
 def choose_blocks(form: Form, x_dtype: torch.dtype, precision: str, *, gradient: bool) -> Blocks:
     """Return the tile for objects of a form; see above for why.
 
@@ -513,13 +521,17 @@ def choose_blocks(form: Form, x_dtype: torch.dtype, precision: str, *, gradient:
     if precision == "bf16" and dims <= 64 and not gradient and heads <= 16 and slots <= 128:
         # While one tile is worked on, the tokens of the next are on their way, if there is room for them.
         num_stages = 2 if form.T <= 65 and x_dtype == torch.bfloat16 else 1
-        return Blocks(64 // heads, tokens, heads, 64 // heads, num_stages, 1)
+        num_warps = 64 // heads if min(dims, tokens, slots) >= _NARROWEST else 4
+        return Blocks(64 // heads, tokens, heads, num_warps, num_stages, 1)
     if precision == "bf16" and dims <= 64 and gradient and heads == 8 and slots <= 64:
         return Blocks(4, tokens, heads, 8, 1, 1)
     # Float32 is twice as long, and a product in "fp32" needs each factor twice.
     most = {"bf16": 2**14, "tf32": 2**14, "ieee": 2**13, "fp32": 2**13}[precision]
     tokens = min(tokens, max(16, min(most // dims, (most if precision == "bf16" else most // 2) // slots)))
-    return Blocks(1, tokens, max(16, heads), 8 if gradient or dims > 128 else 4, 1, 1 if gradient else 2)
+    if precision == "fp32" and gradient and (dims > 64 or tokens < form.T - 1):
+        tokens = min(tokens, 32)
+    heads = max(_NARROWEST if not gradient and dims > 128 and tokens >= 64 else 16, heads)
+    return Blocks(1, tokens, heads, 8 if gradient or dims > 128 else 4, 1, 1 if gradient else 2)
 
 
 def _padded(length: int) -> int:
@@ -537,7 +549,7 @@ def constants(form: Form, blocks: Blocks, dropout: float, precision: str) -> dic
         "BLOCK_K": _padded(form.K),
         "NUM_CHUNKS": max(1, triton.cdiv(form.T - 1, blocks.tokens)),
         "DROPS": dropout > 0,
-        "ROUNDED": precision == "bf16",
+        "ROUNDED": precision if precision in ("bf16", "tf32") else "",
         "UPCAST": precision == "bf16" and is_interpreting(),
         "PRECISION": INPUT_PRECISIONS[precision],
         "num_warps": blocks.num_warps,

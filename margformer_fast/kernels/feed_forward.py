@@ -54,6 +54,7 @@ from ..reference.dropout import OF_HIDDEN_UNITS, dropped_levels, kept_scale
 from ..reference.weights import FeedForwardWeights
 from .keep import keep_tile_by_thread, unit_of_column
 from .nt_xent import INPUT_PRECISIONS
+from .rounding import round_to_tf32
 from .toolchain import is_interpreting
 
 EPSILON = tl.constexpr(1e-5)
@@ -75,6 +76,9 @@ def _product(a, b, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     if UPCAST:  # The interpreter's product of bfloat16 is garbage.
         a = a.to(tl.float32)
         b = b.to(tl.float32)
+    if PRECISION == "tf32":
+        a = round_to_tf32(a)
+        b = round_to_tf32(b)
     return tl.dot(a, b, total, input_precision=PRECISION)
 
 
@@ -451,6 +455,8 @@ def gradient_of_weights(
     first_unit = tl.program_id(1) * NUM_CHUNKS * BLOCK_C
     order_C = first_unit + unit_of_column(BLOCK_C)
     ones_R16 = tl.full((BLOCK_R, 16), 1.0, FACTOR)
+    # As wide as the units of a product of 64 rows by 8 warps must be: see `cross_attention.choose_blocks`.
+    ones_R32 = tl.full((BLOCK_R, 32), 1.0, FACTOR)
     seed = 0
     if DROPOUT:
         seed = tl.load(seed_ptr)
@@ -467,7 +473,7 @@ def gradient_of_weights(
         bias = bias + (_load_bias(b1_ptr, units_C, M, FACTOR),)  # noqa: RUF005
         dw1 = dw1 + (tl.zeros((BLOCK_C, BLOCK_D), tl.float32),)  # noqa: RUF005
         dw2 = dw2 + (tl.zeros((BLOCK_C, BLOCK_D), tl.float32),)  # noqa: RUF005
-        db1 = db1 + (tl.zeros((BLOCK_C, 16), tl.float32),)  # noqa: RUF005
+        db1 = db1 + (tl.zeros((BLOCK_C, 32), tl.float32),)  # noqa: RUF005
     for tile in range(tl.program_id(0), tl.cdiv(R, BLOCK_R), num_programs):
         first = tl.cast(tile, tl.int64) * BLOCK_R
         num_rows = tl.minimum(R - first, BLOCK_R).to(tl.int32)
@@ -491,7 +497,7 @@ def gradient_of_weights(
             h_CR = tl.trans(h_RC.to(FACTOR))
             more_dw1 = more_dw1 + (_product(dpre_CR, y_RD, dw1[chunk], PRECISION, UPCAST),)  # noqa: RUF005
             more_dw2 = more_dw2 + (_product(h_CR, g_RD, dw2[chunk], PRECISION, UPCAST),)  # noqa: RUF005
-            more_db1 = more_db1 + (_product(dpre_CR, ones_R16, db1[chunk], PRECISION, UPCAST),)  # noqa: RUF005
+            more_db1 = more_db1 + (_product(dpre_CR, ones_R32, db1[chunk], PRECISION, UPCAST),)  # noqa: RUF005
         dw1 = more_dw1
         dw2 = more_dw2
         db1 = more_db1
@@ -502,8 +508,8 @@ def gradient_of_weights(
         at = (part + units_C)[:, None] * D + dims_D[None, :]
         tl.store(dw1_ptr + at, dw1[chunk], mask=inside)
         tl.store(dw2_ptr + at, dw2[chunk], mask=inside)
-        # All sixteen columns are alike.
-        one_of_them = tl.where(tl.arange(0, 16)[None, :] == 0, db1[chunk], 0.0)
+        # All columns are alike.
+        one_of_them = tl.where(tl.arange(0, 32)[None, :] == 0, db1[chunk], 0.0)
         tl.store(db1_ptr + part + units_C, tl.sum(one_of_them, 1), mask=units_C < M)
 
 

@@ -25,6 +25,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .rounding import round_to_tf32, rounded_to_tf32
 from .toolchain import is_interpreting
 
 LOG2_E = math.log2(math.e)
@@ -229,6 +230,8 @@ def gradient_by_rows(
             p_IJ = tl.exp2(s_IJ - log2_total_I[:, None]) + tl.exp2(s_IJ - log2_total_J[None, :])
         if NUM_CHUNKS > 1:
             z_JC = _load_rows(z_ptr, columns_J, own_chunk, M, D, BLOCK_C, UPCAST)
+        if PRECISION == "tf32":
+            p_IJ = round_to_tf32(p_IJ)
         dz_IC = tl.dot(p_IJ.to(z_JC.dtype), z_JC, dz_IC, input_precision=PRECISION)
     dims = own_chunk * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (rows_I[:, None] < stop) & (dims[None, :] < D)
@@ -287,6 +290,8 @@ def choose_blocks(D: int, precision: str, *, gradient: bool) -> Blocks:
 
 
 def _factors(z_MD: torch.Tensor, precision: str) -> torch.Tensor:
+    if precision == "tf32":
+        return rounded_to_tf32(z_MD)
     return z_MD.bfloat16() if precision == "bf16" else z_MD
 
 

@@ -55,13 +55,13 @@ def test_accuracy(rng: np.random.Generator, tiles: None, size: tuple[int, ...], 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_precisions(rng: np.random.Generator, tiles: None, precision: str, dtype: torch.dtype) -> None:
-    """The interpreter multiplies in float32; what is tested is the rounding of bf16 factors."""
+    """The interpreter multiplies in float32; what is tested is the rounding of bf16 and tf32 factors."""
     case = random_case(rng, 20, 21, 32, 4, 12, 0.1)  # so many that errors of bf16 average
     if dtype == torch.bfloat16 and precision != "bf16":
         # The interpreter cuts digits of results off rather than to round them.
         errors = relative_errors(ours(case, precision, dtype, "cpu"), exact(case))
         assert max(errors[:2]) < 2**-7
-        assert max(errors[2:]) < 1e-5
+        assert max(errors[2:]) < (2e-3 if precision == "tf32" else 1e-5)
     else:
         check_accuracy(case, precision, dtype)
 
