@@ -22,9 +22,10 @@ from toy_results import probabilities, toy_results, without_images
 from margformer_fast.errors import DataError, OutputError
 from margformer_fast.evaluation import metrics, report
 from margformer_fast.evaluation.baselines import decisions
-from margformer_fast.evaluation.figures import NamedFigure
+from margformer_fast.evaluation.figures import FigureGroup
 from margformer_fast.evaluation.published import published
 from margformer_fast.evaluation.results import Outcome, TestSet, by_method
+from margformer_fast.evaluation.style import NamedFigure
 from margformer_fast.evaluation.summary import cautions, summarise
 
 TINY = {"n": 30, "runs": 2}
@@ -34,9 +35,7 @@ TINY = {"n": 30, "runs": 2}
 def quick(monkeypatch):
     """Put one empty figure into reports, for tests that are not about figures."""
     picture = NamedFigure("empty", "Nothing", "An empty figure.", Figure(figsize=(1, 1)))
-    monkeypatch.setattr(report, "report_figures", lambda *_: [picture])
-    for others in ("selection_figures", "comparison_figures", "embedding_figures", "attention_figures"):
-        monkeypatch.setattr(report, others, lambda *_: [])
+    monkeypatch.setattr(report, "report_figures", lambda *_: [FigureGroup("Empty", (picture,))])
 
 
 class Page(HTMLParser):
@@ -251,13 +250,13 @@ def test_a_report_holds_everything(rng, tmp_path):
         "confusion",
         "accuracy_magnitude",
         "accuracy_compactness",
-        "roc",
-        "reliability",
-        "embedding",
         "mistakes",
+        "differences",
+        "roc",
         "precision_recall",
         "operating_points",
-        "differences",
+        "reliability",
+        "embedding",
         "cosines",
         "learning_simclr",
     ]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError
+from .colour_image import colour_image, red_green_blue
 from .explained import Explained
-from .figures import INK, NamedFigure, class_colour, colour_image, red_green_blue, run_figure, styled
 from .metrics import predict
 from .results import Outcome, RunHeader, TestSet, method_name
+from .style import INK, NamedFigure, class_colour, run_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from .figures import GREY, NamedFigure, method_look, run_figure, styled
 from .judgement import comparisons
 from .results import Outcome, RunHeader, TestSet
+from .style import GREY, NamedFigure, method_look, run_figure, styled
 from .summary import summarise
 
 if TYPE_CHECKING:

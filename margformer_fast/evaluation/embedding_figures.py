@@ -1,4 +1,4 @@
-"""The figure of how alike embeddings of one class are, and of two."""
+"""Figures of what a network holds alike: a map of its embeddings, and the cosines between them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,145 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from .figures import GREY, INK, NamedFigure, class_colour, legend_below, run_figure, styled
-from .metrics import roc_auc
+from .metrics import predict, roc_auc
 from .results import Outcome, RunHeader, TestSet, method_name
+from .style import GREY, INK, PALE, NamedFigure, class_colour, legend_below, run_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TSNE_OBJECTS = 1500
+TSNE_FEWEST = 50
 PAIRS = 20_000
 """Pairs drawn within each class, and between classes."""
+
+
+def project(embedding: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, str]:
+    """Lay an embedding out in two dimensions.
+
+    t-SNE (van der Maaten & Hinton 2008; started from PCA, perplexity 30) of at most `TSNE_OBJECTS` objects
+    drawn at random; with fewer than `TSNE_FEWEST`, where neighbourhoods mean little, the first two
+    principal components.
+
+    Parameters
+    ----------
+    embedding : ndarray of float, shape (N, D)
+    seed : int
+        Decides which objects are drawn, and t-SNE's own choices.
+
+    Returns
+    -------
+    rows : ndarray of int64, shape (n,)
+        Objects laid out.
+    position : ndarray of float64, shape (n, 2)
+    how : str
+        What the map is.
+
+    Raises
+    ------
+    DataError
+        If the embedding has fewer than two objects or dimensions.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    embedding = np.asarray(embedding, np.float64)
+    if embedding.ndim != 2 or min(embedding.shape) < 2:
+        raise DataError(
+            f"the embedding has shape {embedding.shape}", expected="two objects and dimensions or more"
+        )
+    n = len(embedding)
+    if not np.ptp(embedding, axis=0).any():
+        return (
+            np.arange(n),
+            np.zeros((n, 2)),
+            "the network has collapsed: all objects have one representation",
+        )
+    if n < TSNE_FEWEST:
+        return (
+            np.arange(n),
+            PCA(2, random_state=seed).fit_transform(embedding),
+            "first two principal components",
+        )
+    rows = np.sort(np.random.default_rng(seed).permutation(n)[:TSNE_OBJECTS])
+    perplexity = min(30.0, (len(rows) - 1) / 3)
+    layout = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+    # One thread: with two, beside other work, they wait for each other (160 objects: 19 s against 0.7 s).
+    with threadpool_limits(1):
+        position = layout.fit_transform(embedding[rows])
+    how = f"t-SNE, perplexity {perplexity:g}; near is alike, but distances between groups mean nothing"
+    return rows, position.astype(np.float64), how
+
+
+@styled
+def embedding_map(header: RunHeader, test: TestSet, outcome: Outcome) -> Figure:
+    """Draw the map of one run's embedding twice: by true class, with mistakes ringed, and by magnitude."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    if outcome.embedding is None:
+        raise DataError("the run has no embedding", where=f"method {outcome.method!r}, seed {outcome.seed}")
+    rows, position, how = project(outcome.embedding)
+    dimensions = outcome.embedding.shape[1]
+    figure = run_figure(
+        header,
+        f"Embedding map: {method_name(outcome.method)}",
+        f"{len(rows):,} of {len(test):,} test objects in {dimensions} dimensions, seed {outcome.seed}.",
+        10.4,
+        5.5,
+    )
+    by_class, by_magnitude = figure.subplots(1, 2)
+    # The brightest tenth of viridis cannot be seen on white.
+    colours_of_magnitude = ListedColormap(colormaps["viridis_r"](np.linspace(0.1, 1, 256)))
+    label = test.label[rows]
+    size = float(np.clip(9000 / len(rows), 5, 36))
+    # Drawn in random order, so that no class lies on top of the others.
+    order = np.random.default_rng(0).permutation(len(rows))
+    colours = np.array([class_colour(name) for name in header.classes])[label]
+    by_class.scatter(*position[order].T, s=size, c=colours[order], linewidths=0, alpha=0.75)
+    wrong = predict(outcome.probability[rows]) != label
+    by_class.scatter(*position[wrong].T, s=2.2 * size, facecolors="none", edgecolors=INK, linewidths=0.7)
+    for k, name in enumerate(header.classes):
+        by_class.scatter(
+            [], [], s=40, color=class_colour(name), label=f"{name} ({np.count_nonzero(label == k):,})"
+        )
+    by_class.scatter(
+        [], [], s=40, facecolors="none", edgecolors=INK, label=f"misclassified ({np.count_nonzero(wrong):,})"
+    )
+    by_class.set_title("true class")
+    by_class.legend(
+        loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, handletextpad=0.2, columnspacing=1.0
+    )
+    r = test.r_obs[rows]
+    known = order[np.isfinite(r[order])]
+    if len(known):
+        low, high = np.quantile(r[known], (0.02, 0.98))
+        points = by_magnitude.scatter(
+            *position[known].T,
+            s=size,
+            c=r[known],
+            cmap=colours_of_magnitude,
+            vmin=low,
+            vmax=high,
+            linewidths=0,
+            alpha=0.8,
+        )
+        figure.colorbar(
+            points,
+            ax=by_magnitude,
+            label="observed r magnitude (AB mag)",
+            extend="both",
+            fraction=0.05,
+            pad=0.02,
+        )
+    by_magnitude.set_title("brightness")
+    for axes in (by_class, by_magnitude):
+        axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+        axes.spines[:].set_visible(True)
+        axes.spines[:].set_color(PALE)
+    figure.supxlabel(how, fontsize=8.5, color=GREY)
+    return figure
 
 
 def cosines_of_pairs(
@@ -141,8 +271,18 @@ def cosine_histograms(header: RunHeader, test: TestSet, outcomes: Sequence[Outco
 
 
 def embedding_figures(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Iterator[NamedFigure]:
-    """Yield the figure of this module if a run has an embedding, with its caption."""
-    if any(outcome.embedding is not None for outcome in outcomes):
+    """Yield the figures of this module if a run has an embedding, with captions; the map is of the first."""
+    embedded = [(run, run.embedding.shape) for run in outcomes if run.embedding is not None]
+    mapped = next((run for run, shape in embedded if min(shape) > 1), None)
+    if mapped is not None:
+        yield NamedFigure(
+            "embedding",
+            "Embedding map",
+            "What the network has learned to call alike: its representation of test objects laid out in two "
+            "dimensions, without use of their classes.",
+            embedding_map(header, test, mapped),
+        )
+    if embedded:
         yield NamedFigure(
             "cosines",
             "How alike embeddings are",

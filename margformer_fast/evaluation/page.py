@@ -8,10 +8,11 @@ from html import escape
 from typing import Any
 
 from .comparison import DRAWS, Interval
-from .figures import NamedFigure, class_colour
+from .figures import FigureGroup
 from .judgement import comparisons, requirements_met
 from .operating_points import requirements_of
 from .results import RunHeader, TestSet
+from .style import NamedFigure, class_colour
 from .summary import (
     TABLE_QUANTITIES,
     MethodSummary,
@@ -66,6 +67,8 @@ ol.foot { margin: 4px 0; padding-left: 20px; }
 figure { margin: 18px 0 30px; }
 figure img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line); }
 figcaption { margin-top: 6px; max-width: 110ch; }
+details { margin: 10px 0; }
+summary { cursor: pointer; font-weight: 600; color: var(--accent); }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); gap: 4px 40px; }
 .columns table { font-size: 13.5px; }
 .columns td { white-space: normal; overflow-wrap: anywhere; padding: 3px 6px; }
@@ -89,7 +92,8 @@ def render(
     header: RunHeader,
     test: TestSet,
     methods: Sequence[MethodSummary],
-    pictures: Sequence[tuple[NamedFigure, bytes]],
+    groups: Sequence[FigureGroup],
+    pictures: Mapping[str, bytes],
     sections: Sequence[str] = (),
 ) -> str:
     """Return the page.
@@ -100,10 +104,12 @@ def render(
         The run.
     methods : sequence of MethodSummary
         The first is the one the page is about.
-    pictures : sequence of (NamedFigure, bytes)
-        Figures and their PNG files.
+    groups : sequence of FigureGroup
+        The figures.
+    pictures : mapping of str to bytes
+        Stem of each of them to its PNG file.
     sections : sequence of str
-        Further parts after the figures, as HTML.
+        Further parts after the figures that are in view, as HTML.
 
     Returns
     -------
@@ -128,9 +134,9 @@ def render(
         _class_table(header, methods),
         _requirement_table(header, test, methods),
         _difference_table(test, methods),
-        "<h2>Figures</h2>",
-        *(picture(figure, data) for figure, data in pictures),
+        *(_group(group, pictures) for group in groups if not group.folded),
         *sections,
+        *(_group(group, pictures) for group in groups if group.folded),
         "<h2>Objects</h2>",
         _count_table(header),
         f"<h2>How to reproduce</h2><pre>{escape(str(command))}</pre>" if command else "",
@@ -316,6 +322,19 @@ def _count_table(header: RunHeader) -> str:
         values = [counts.get(name, 0) for name in header.classes]
         body.append(("", [escape(part), *(f"{value:,}" for value in values), f"{sum(values):,}"]))
     return table(["", *(escape(name) for name in header.classes), "all"], body)
+
+
+def _group(group: FigureGroup, pictures: Mapping[str, bytes]) -> str:
+    """Return a group of figures under its heading."""
+    shown = "".join(picture(figure, pictures[figure.stem]) for figure in group.figures)
+    if group.folded:
+        return folded(group.title, shown)
+    return f"<h2>{escape(group.title)}</h2>{shown}"
+
+
+def folded(title: str, inside: str) -> str:
+    """Return what shows only its title, which is text, until it is asked for; `inside` is HTML already."""
+    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
 
 
 def picture(figure: NamedFigure, data: bytes) -> str:

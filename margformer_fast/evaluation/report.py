@@ -16,17 +16,14 @@ import numpy as np
 
 from ..errors import OutputError
 from . import conformal_page
-from .attention_figures import attention_figures
-from .comparison_figures import comparison_figures
 from .conformal_figures import conformal_figures
-from .embedding_figures import embedding_figures
-from .figures import NamedFigure, png, report_figures
+from .figures import report_figures
 from .judgement import RequirementMet, comparisons, intervals, requirements_met
 from .metrics import predict
 from .page import NOT_COMPARABLE, render
 from .prediction_sets import COLUMN_LEVEL, RunSets, bitmask, column_kind, of_run, sets_json, sets_of_runs
 from .results import CalibrationSet, Outcome, RunHeader, TestSet, slug
-from .selection_figures import selection_figures
+from .style import png
 from .summary import (
     CLASS_QUANTITIES,
     QUANTITIES,
@@ -305,22 +302,23 @@ def write_report(
         shutil.rmtree(staging, ignore_errors=True)
         for folder in ("figures", "predictions"):
             (staging / folder).mkdir(parents=True)
-        pictures = [(figure, png(figure.figure)) for figure in _figures(header, test, outcomes)]
-        drawn, sections = list(pictures), []
+        groups = report_figures(header, test, outcomes)
+        pictures = {figure.stem: png(figure.figure) for group in groups for figure in group.figures}
+        sections = []
         if calibration is not None:
             of_sets = [
                 (figure, png(figure.figure)) for figure in conformal_figures(header, test, calibration, sets)
             ]
-            drawn += of_sets
+            pictures |= {figure.stem: data for figure, data in of_sets}
             sections += conformal_page.section(header, test, calibration, sets, of_sets)
-        for picture, data in drawn:
-            (staging / "figures" / f"{picture.stem}.png").write_bytes(data)
+        for stem, data in pictures.items():
+            (staging / "figures" / f"{stem}.png").write_bytes(data)
         tables = [f"{slug(outcome.method)}-seed{outcome.seed}.fits" for outcome in outcomes]
         for name, outcome in zip(tables, outcomes, strict=True):
             write_predictions(staging / "predictions" / name, header, test, outcome, of_run(sets, outcome))
         numbers = json.dumps(metrics_json(header, test, outcomes, sets), indent=2, allow_nan=False)
         (staging / "metrics.json").write_text(numbers + "\n", encoding="utf-8")
-        page = render(header, test, summarise(header, test, outcomes), pictures, sections)
+        page = render(header, test, summarise(header, test, outcomes), groups, pictures, sections)
         (staging / "report.html").write_text(page, encoding="utf-8")
         _move_into_place(staging, directory)
     except OSError as error:
@@ -335,15 +333,8 @@ def write_report(
         html=directory / "report.html",
         metrics=directory / "metrics.json",
         predictions=tuple(directory / "predictions" / name for name in tables),
-        figures=tuple(directory / "figures" / f"{picture.stem}.png" for picture, _ in drawn),
+        figures=tuple(directory / "figures" / f"{stem}.png" for stem in pictures),
     )
-
-
-def _figures(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> list[NamedFigure]:
-    """Return all figures that the contents allow; how training went comes last."""
-    makers = (report_figures, selection_figures, comparison_figures, embedding_figures, attention_figures)
-    figures = [figure for make in makers for figure in make(header, test, outcomes)]
-    return sorted(figures, key=lambda figure: figure.stem.startswith("learning_"))
 
 
 def _move_into_place(staging: Path, directory: Path) -> None:

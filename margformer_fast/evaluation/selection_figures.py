@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from .figures import (
+from .judgement import requirements_met
+from .metrics import predict, ranked, wilson_interval
+from .operating_points import FEWEST_OF_CLASS, requirements_of
+from .results import Outcome, RunHeader, TestSet
+from .style import (
     GREY,
     PM,
     NamedFigure,
@@ -20,10 +24,6 @@ from .figures import (
     run_figure,
     styled,
 )
-from .judgement import requirements_met
-from .metrics import predict, ranked, wilson_interval
-from .operating_points import FEWEST_OF_CLASS, requirements_of
-from .results import Outcome, RunHeader, TestSet
 from .summary import fraction, summarise
 
 if TYPE_CHECKING:
