@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from .judgement import comparisons
+from .judgement import compared_with
 from .results import Outcome, RunHeader, TestSet
 from .style import GREY, NamedFigure, method_look, run_figure, styled
 from .summary import summarise
@@ -31,7 +31,7 @@ def method_differences(header: RunHeader, test: TestSet, outcomes: Sequence[Outc
     methods = summarise(header, test, outcomes)
     if len(methods) < 2:
         raise DataError("there is one method only", expected="another to compare it with")
-    found = comparisons(test, methods)
+    found = compared_with(test, methods[0], methods[1:])
     figure = run_figure(
         header,
         f"Difference from {methods[0].name}",

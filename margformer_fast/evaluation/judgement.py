@@ -50,16 +50,16 @@ class RequirementMet:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method beside the first one, on the same objects.
+    """A method beside another, on the same objects.
 
     Parameters
     ----------
     method, name, first : str
         The method, how it is called, and the method it is compared with.
     accuracy : Difference
-        Accuracy minus that of the first method.
+        Accuracy minus that of `first`.
     mcnemar : tuple of McNemar
-        Run by run in their order, as far as both have runs; the first method's are the `only_first`.
+        Run by run in their order, as far as both have runs; those of `first` are the `only_first`.
     """
 
     method: str
@@ -104,9 +104,8 @@ def intervals(header: RunHeader, test: TestSet, method: MethodSummary) -> dict[s
     return bootstrap(test.label, _predicted(method), len(header.classes))
 
 
-def comparisons(test: TestSet, methods: Sequence[MethodSummary]) -> list[Comparison]:
-    """Compare each method with the first."""
-    first, *others = methods
+def compared_with(test: TestSet, first: MethodSummary, others: Sequence[MethodSummary]) -> list[Comparison]:
+    """Compare each of some methods with one, paired by object."""
     one = _predicted(first)
     found = []
     for method in others:
@@ -118,3 +117,12 @@ def comparisons(test: TestSet, methods: Sequence[MethodSummary]) -> list[Compari
             )
         )
     return found
+
+
+def comparisons(test: TestSet, methods: Sequence[MethodSummary]) -> list[Comparison]:
+    """Compare every two methods, the later with the earlier; those with the first come first."""
+    return [
+        comparison
+        for index, first in enumerate(methods)
+        for comparison in compared_with(test, first, methods[index + 1 :])
+    ]

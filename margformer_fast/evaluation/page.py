@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .comparison import DRAWS, Interval
+import numpy as np
+
+from .comparison import BOOTSTRAPPED, DRAWS, Interval
 from .figures import FigureGroup
-from .judgement import comparisons, requirements_met
+from .judgement import Comparison, compared_with, intervals, requirements_met
 from .operating_points import requirements_of
 from .results import RunHeader, TestSet
 from .style import NamedFigure, class_colour
@@ -130,10 +132,11 @@ def render(
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
         "<h2>Results</h2>",
         _main_table(header, test, methods),
+        _further_table(header, test, methods),
         "<h2>Each class</h2>",
         _class_table(header, methods),
         _requirement_table(header, test, methods),
-        _difference_table(test, methods),
+        _difference_tables(test, methods),
         *(_group(group, pictures) for group in groups if not group.folded),
         *sections,
         *(_group(group, pictures) for group in groups if group.folded),
@@ -280,25 +283,47 @@ def _chance(p: Sequence[float]) -> str:
     return small if small == large else f"{small} to {large}"
 
 
-def _difference_table(test: TestSet, methods: Sequence[MethodSummary]) -> str:
-    """Return how methods differ from the first, heading and all; nothing if there is only one."""
-    found = comparisons(test, methods)
-    if not found:
+def _difference_tables(test: TestSet, methods: Sequence[MethodSummary]) -> str:
+    """Return how methods differ from the first, and folded from each other; nothing if there is only one."""
+    first, *others = methods
+    if not others:
         return ""
-    body = [
-        (
-            "",
-            [
+    foot = (
+        f'<p class="foot">Paired by object: {DRAWS:,} resamples of the test objects, each judged by the mean '
+        "over runs; the second interval draws runs too and says where freshly trained ones may lie. "
+        "McNemar's exact test compares single runs in their order. No p is corrected for the number of "
+        "comparisons.</p>"
+    )
+    parts = [
+        f"<h2>Difference from {escape(first.name)}</h2>",
+        _difference_table([("", compared_with(test, first, others))]),
+        foot,
+    ]
+    if len(others) > 1:
+        pairs_of_others = [
+            (f"minus {method.name}", compared_with(test, method, others[index + 1 :]))
+            for index, method in enumerate(others[:-1])
+        ]
+        parts.append(folded("Every other pair of methods", _difference_table(pairs_of_others)))
+    return "".join(parts)
+
+
+def _difference_table(groups: Sequence[tuple[str, Sequence[Comparison]]]) -> str:
+    """Return comparisons as a table; each group has a heading, which is text, or none."""
+    body: list[tuple[str, Sequence[str]]] = []
+    for title, found in groups:
+        if title:
+            body.append(("group", [escape(title)]))
+        for each in found:
+            cells = [
                 escape(each.name),
                 f"{100 * each.accuracy.objects.value:+.2f}",
                 _points(each.accuracy.objects),
                 _points(each.accuracy.objects_and_runs),
                 _chance([each.accuracy.p]),
                 _chance([test_of_run.p for test_of_run in each.mcnemar]),
-            ],
-        )
-        for each in found
-    ]
+            ]
+            body.append(("", cells))
     head = (
         "percentage points",
         "accuracy, difference",
@@ -307,13 +332,38 @@ def _difference_table(test: TestSet, methods: Sequence[MethodSummary]) -> str:
         "p, bootstrap",
         "p, McNemar, run by run",
     )
-    foot = (
-        f'<p class="foot">Paired by object: {DRAWS:,} resamples of the test objects, each judged by the mean '
-        "over runs; the second interval draws runs too and says where freshly trained ones may lie. "
-        "McNemar's exact test compares single runs in their order. No p is corrected for the number of "
-        "methods.</p>"
+    return table(head, body)
+
+
+def _further_table(header: RunHeader, test: TestSet, methods: Sequence[MethodSummary]) -> str:
+    """Return scores that the main table has no room for, folded."""
+    body: list[tuple[str, Sequence[str]]] = []
+    for method in methods:
+        found = intervals(header, test, method)
+        precision = [method.of_class("average_precision", k).mean for k in range(len(header.classes))]
+        cells = [
+            escape(method.name),
+            *(f"{100 * found[name].low:.2f} to {100 * found[name].high:.2f}" for name in BOOTSTRAPPED),
+            _known(np.mean(precision)),
+            *(fraction(method.over_runs(name), _PM) for name in ("ece", "brier")),
+        ]
+        body.append(("", cells))
+    head = (
+        "95&nbsp;% by bootstrap, percent; the rest are fractions",
+        *(escape(name.replace("_", " ").replace("f1", "F1")) for name in BOOTSTRAPPED),
+        "macro average precision",
+        "calibration error (ECE)",
+        "Brier score",
     )
-    return f"<h2>Difference from {escape(methods[0].name)}</h2>" + table(head, body) + foot
+    foot = (
+        f'<p class="foot">Intervals: {DRAWS:,} resamples of the test objects, each judged by the mean over '
+        "runs. A dash: the method only decides, or a class has no test object.</p>"
+    )
+    return folded("Further scores", table(head, body) + foot)
+
+
+def _known(value: float) -> str:
+    return f"{value:.4f}" if np.isfinite(value) else "-"
 
 
 def _count_table(header: RunHeader) -> str:
