@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from .conformal import KINDS, LEVELS, SetScores
-from .page import picture, table
+from .html_parts import picture, table
 from .prediction_sets import (
     COLUMN_LEVEL,
     KIND_NAMES,
