@@ -42,7 +42,7 @@ def occlusion(model: ScaledEncoder, photometry: torch.Tensor, token_nPL: torch.T
         In evaluation mode.
     photometry : Tensor, shape (n, F)
         Features in survey units.
-    token_nPL : Tensor, shape (n, P, L)
+    token_nPL : Tensor, shape (n, P, L), n above 0
         Patch tokens in the survey's flux unit.
 
     Returns
@@ -50,7 +50,7 @@ def occlusion(model: ScaledEncoder, photometry: torch.Tensor, token_nPL: torch.T
     Tensor of float64, shape (n, P)
         Positive where the patch speaks for the predicted class.
     """
-    n, P, _ = token_nPL.shape
+    P = token_nPL.shape[1]
     logit_nC = model(photometry, token_nPL).double()
     k_n = logit_nC.argmax(dim=1)
     empty_PP1 = torch.eye(P, dtype=torch.bool, device=token_nPL.device)[:, :, None]
@@ -61,7 +61,7 @@ def occlusion(model: ScaledEncoder, photometry: torch.Tensor, token_nPL: torch.T
             [model(features.expand(len(part), -1), part).double() for part in seen_PPL.split(_BATCH)]
         )
         fall.append(_log_odds(logit_C[None], k[None]) - _log_odds(without_PC, k.expand(P)))
-    return torch.stack(fall) if n else token_nPL.new_zeros((0, P), dtype=torch.float64)
+    return torch.stack(fall)
 
 
 @torch.no_grad()
@@ -133,7 +133,14 @@ def explain(
     -------
     Explained
         Without attention for an encoder that is no MargFormer.
+
+    Raises
+    ------
+    DataError
+        If there is no object.
     """
+    if not len(rows):
+        raise DataError("there is no object to ask the model about", expected="at least one row")
     model.eval()
     finite = np.where(np.isfinite(stamps), stamps, 0).astype(np.float32)
     token_nPL = patchify(torch.from_numpy(finite).to(photometry.device), model.config.patch_size)

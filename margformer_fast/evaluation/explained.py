@@ -85,7 +85,7 @@ def objects_to_explain(
     for k in there:
         room = count // len(there)
         wrong = np.flatnonzero((label == k) & (called != k))
-        wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][: min(1, room - 1)]
+        wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][: min(1, max(room - 1, 0))]
         right = np.flatnonzero((label == k) & (called == k))
         right = right[np.argsort(confidence[right], kind="stable")]
         wanted = min(room - len(wrong), len(right))

@@ -60,7 +60,7 @@ def difference_tables(test: TestSet, methods: Sequence[MethodSummary]) -> str:
     ]
     if len(others) > 1:
         pairs_of_others = [
-            (f"minus {method.name}", compared_with(test, method, others[index + 1 :]))
+            (f"Difference from {method.name}", compared_with(test, method, others[index + 1 :]))
             for index, method in enumerate(others[:-1])
         ]
         parts.append(folded("Every other pair of methods", _difference_table(pairs_of_others)))
