@@ -82,6 +82,8 @@ def test_simclr_on_three_classes(
             categories = found["conformal"]["class"]["categories"]
             known = {each["class"]: each["calibration_objects"] for each in categories}
             assert known == metrics["counts"]["val"]
+    for figure in ("attention", "cosines", "embedding", "differences", "precision_recall"):
+        assert (out / "figures" / f"{figure}.png").stat().st_size > 1000
     size = sum((predictions["set_90"] >> k) & 1 for k in range(3))
     assert (predictions["set_90_size"] == size).all()
     model, classes, _ = load_model(out / "seed-1" / "model")
