@@ -29,6 +29,9 @@ from .summary import fraction, summarise
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_NEARLY_PURE, _NARROWEST = 0.995, 0.9
+"""Completeness is shown from where the first curve ceases to be so pure, and at least above 90 %."""
+
 
 @styled
 def precision_recall_curves(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Figure:
@@ -58,7 +61,7 @@ def precision_recall_curves(header: RunHeader, test: TestSet, outcomes: Sequence
     for axes, k in zip(panels, wanted, strict=True):
         positive = test.label == k
         lowest = [1.0]
-        left = [1.0]
+        left = [_NARROWEST]
         for index, method in enumerate(methods):
             look = method_look(index)
             curves = [run for run in method.runs if not run.decides_only]
@@ -68,6 +71,7 @@ def precision_recall_curves(header: RunHeader, test: TestSet, outcomes: Sequence
                 line = {"color": look["color"], "linestyle": look["linestyle"], "alpha": 0.85, "lw": 1.5}
                 axes.plot(found, pure, **line)
                 lowest.append(float(np.min(pure[(found >= 0.5) & (found <= 0.99)], initial=1.0)))
+                left.append(float(np.max(found[pure >= _NEARLY_PURE], initial=0.0)))
             called = [predict(run.probability) == k for run in method.runs]
             points = np.array(
                 [(np.mean(c[positive]), np.mean(positive[c]) if c.any() else np.nan) for c in called]
@@ -88,7 +92,7 @@ def precision_recall_curves(header: RunHeader, test: TestSet, outcomes: Sequence
         axes.legend(loc="lower left", title="average precision", alignment="left", handlelength=3)
         floor = max(0.0, np.floor(20 * min(lowest) - 0.5) / 20)
         axes.set(
-            xlim=(max(0.0, min(0.5, np.floor(20 * min(left) - 1) / 20)), 1.005),
+            xlim=(max(0.0, np.floor(20 * min(left) - 1) / 20), 1.005),
             ylim=(floor, 1 + 0.02 * (1 - floor)),
             xlabel=f"{header.classes[k]} completeness (recall)",
         )
@@ -108,8 +112,9 @@ def operating_points_against_magnitude(
 ) -> Figure:
     """Draw what each requirement costs in bins of r, a panel a requirement; each bin has its own cut.
 
-    Lines are means over runs, bands 95 % Wilson intervals from the number of objects; a bin where a run
-    cannot meet the requirement is a gap. Methods that only decide are left out.
+    Lines are means over runs; a bin where a run cannot meet the requirement is a gap. Methods that only
+    decide are left out. The first of the others has its 95 % Wilson interval from the number of objects;
+    those of many would hide each other.
 
     Raises
     ------
@@ -120,10 +125,11 @@ def operating_points_against_magnitude(
     methods = summarise(header, test, outcomes)
     if not requirements or all(outcome.decides_only for outcome in outcomes):
         raise DataError("no method has a cut that could be moved to meet a requirement")
+    banded = next(k for k, each in enumerate(methods) if not all(run.decides_only for run in each.runs))
     figure = run_figure(
         header,
         "Samples at stated requirements, against magnitude",
-        "A cut of its own in each bin. Bands: 95 % intervals from the number of objects.",
+        f"A cut of its own in each bin. Band: 95 % from the number of objects, {methods[banded].name}.",
         max(6.4, 5.2 * len(requirements)),
         4.9,
     )
@@ -136,14 +142,16 @@ def operating_points_against_magnitude(
             if not found.bins or not len(found.bins[0].count):
                 continue
             centre, value = found.bins[0].centre, found.mean_in_bins(requirement.free)
-            # A purity is counted among the kept, a completeness among those of the class.
-            of = found.mean_in_bins("kept" if requirement.free == "purity" else "of_class")
-            low, high = wilson_interval(value * np.maximum(of, 1), np.maximum(of, 1))
             look = method_look(index)
-            axes.fill_between(centre, low, high, color=look["color"], alpha=0.13, lw=0)
+            if index == banded:
+                # A purity is counted among the kept, a completeness among those of the class.
+                of = np.maximum(found.mean_in_bins("kept" if requirement.free == "purity" else "of_class"), 1)
+                low, high = wilson_interval(value * of, of)
+                axes.fill_between(centre, low, high, color=look["color"], alpha=0.13, lw=0)
+                lowest = float(np.nanmin(np.append(low, lowest)))
             name = methods[index].name
             axes.plot(centre, value, **look, ms=4.5, mec="white", mew=0.5, lw=1.5, label=name)
-            lowest = float(np.nanmin(np.append(low, lowest)))
+            lowest = float(np.nanmin(np.append(value, lowest)))
         if not axes.get_lines():
             axes.text(
                 0.5, 0.5, "too few objects in every bin", transform=axes.transAxes, ha="center", color=GREY
