@@ -42,7 +42,7 @@ from margformer_fast.cli import table
 from margformer_fast.config import LVIT, AugmentConfig, ModelConfig
 from margformer_fast.data.simulate import simulate
 from margformer_fast.data.survey import CLASSES, Survey
-from margformer_fast.evaluation.figures import DPI, GREY, METHOD_COLOURS, headed, styled
+from margformer_fast.evaluation.style import DPI, GREY, METHOD_COLOURS, headed, styled
 from margformer_fast.files import atomic_file, write_json
 from margformer_fast.info import collect
 from margformer_fast.learning.loop import batches

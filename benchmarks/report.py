@@ -20,8 +20,8 @@ import numpy as np
 
 from margformer_fast.cli import run
 from margformer_fast.errors import DataError
-from margformer_fast.evaluation.figures import DPI, GREY, INK, METHOD_COLOURS, NamedFigure, styled
-from margformer_fast.evaluation.page import document, pairs, picture, table
+from margformer_fast.evaluation.html_parts import document, pairs, picture, table
+from margformer_fast.evaluation.style import DPI, GREY, INK, METHOD_COLOURS, NamedFigure, styled
 from margformer_fast.files import atomic_file, read_json
 
 if TYPE_CHECKING:

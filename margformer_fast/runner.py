@@ -22,7 +22,9 @@ from .config import AugmentConfig, FitConfig, ModelConfig
 from .data.splits import object_hash
 from .data.survey import TASKS, Survey
 from .errors import ConfigError, DataError, OutputError
+from .evaluation.attention import explain
 from .evaluation.baselines import decisions, features_only, survey_separator
+from .evaluation.explained import Explained, objects_to_explain
 from .evaluation.metrics import confident_mistakes
 from .evaluation.report import ReportPaths, write_report
 from .evaluation.results import CalibrationSet, Outcome, RunHeader, TestSet
@@ -324,6 +326,8 @@ def run_experiment(
         population=None if settings.population == "experiment" else settings.population,
     )
     tested = _test_set(test, outcomes[0], rows)
+    if settings.method != "simclr-probe":  # whose saved model has no head that was trained
+        tested = replace(tested, explained=_explained(directory, test, outcomes[0], rows))
     calibration = CalibrationSet(sets.val.objid, val.label.cpu().numpy(), sets.val.r_obs)
     # A method that learned from the validation set cannot be calibrated on it: there may be none that can.
     calibrated = any(outcome.calibration is not None for outcome in outcomes)
@@ -631,3 +635,13 @@ def _test_set(test: Samples, first: Outcome, rows: np.ndarray) -> TestSet:
         bands=survey.profile.bands,
         pixel_scale_arcsec=survey.profile.pixel_scale_arcsec,
     )
+
+
+def _explained(directory: Path, test: Samples, first: Outcome, counted: np.ndarray) -> Explained:
+    """Ask the model of the first run, as it was saved, what it looked at in a few of the objects counted."""
+    model, _, _ = load_model(directory / f"seed-{first.seed}" / "model")
+    label = test.label.cpu().numpy()
+    rows = counted[objects_to_explain(label[counted], first.probability[counted])]
+    stamps = test.survey.stamps.decode(rows)
+    photometry = test.photometry[torch.from_numpy(rows).to(test.device)]
+    return explain(model.to(test.device), photometry, stamps, rows, method=first.method, seed=first.seed)

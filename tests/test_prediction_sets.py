@@ -16,7 +16,7 @@ from margformer_fast.errors import DataError
 from margformer_fast.evaluation import conformal_page, report
 from margformer_fast.evaluation.conformal import KINDS, LEVELS, by_class
 from margformer_fast.evaluation.conformal_figures import conformal_figures
-from margformer_fast.evaluation.figures import NamedFigure, png
+from margformer_fast.evaluation.figures import FigureGroup
 from margformer_fast.evaluation.metrics import wilson_interval
 from margformer_fast.evaluation.prediction_sets import (
     bitmask,
@@ -26,13 +26,14 @@ from margformer_fast.evaluation.prediction_sets import (
     sets_of_runs,
 )
 from margformer_fast.evaluation.results import CalibrationSet, Outcome, check_results
+from margformer_fast.evaluation.style import NamedFigure, png
 
 
 @pytest.fixture
 def plain_report(monkeypatch):
     """Leave the other figures out of reports."""
     picture = NamedFigure("empty", "Nothing", "An empty figure.", Figure(figsize=(1, 1)))
-    monkeypatch.setattr(report, "report_figures", lambda *_: [picture])
+    monkeypatch.setattr(report, "report_figures", lambda *_: [FigureGroup("Empty", (picture,))])
 
 
 def calibrated(rng, **changes):

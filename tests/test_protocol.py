@@ -468,7 +468,7 @@ def test_experiment_3_with_and_without_objects_seen(deposit: Path, tmp_path: Pat
 
 
 def test_a_published_store_leaks_as_the_published_set_does(tmp_path: Path, rng: np.random.Generator) -> None:
-    survey = toy_survey(400, rng, classes=(0, 1, 2))
+    survey = toy_survey(1500, rng, classes=(0, 1, 2))
     features = survey.features.copy()
     features[:, 0:20:4] += 3.5  # between magnitudes 20 and 23
     write_store(tmp_path / "store", replace(survey, features=features))

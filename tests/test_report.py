@@ -17,24 +17,33 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from matplotlib.figure import Figure
-from toy_results import probabilities, toy_results, without_images
+from toy_results import probabilities, toy_results, with_explained, without_images
 
 from margformer_fast.errors import DataError, OutputError
 from margformer_fast.evaluation import metrics, report
 from margformer_fast.evaluation.baselines import decisions
-from margformer_fast.evaluation.figures import NamedFigure
+from margformer_fast.evaluation.figures import FigureGroup
 from margformer_fast.evaluation.published import published
 from margformer_fast.evaluation.results import Outcome, TestSet, by_method
+from margformer_fast.evaluation.style import NamedFigure
 from margformer_fast.evaluation.summary import cautions, summarise
 
 TINY = {"n": 30, "runs": 2}
+GROUPS = [
+    "Right and wrong",
+    "Methods beside each other",
+    "As the cut moves",
+    "Whether probabilities can be believed",
+    "What the network sees",
+    "How training went",
+]
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Put one empty figure into reports, for tests that are not about figures."""
     picture = NamedFigure("empty", "Nothing", "An empty figure.", Figure(figsize=(1, 1)))
-    monkeypatch.setattr(report, "report_figures", lambda *_: [picture])
+    monkeypatch.setattr(report, "report_figures", lambda *_: [FigureGroup("Empty", (picture,))])
 
 
 class Page(HTMLParser):
@@ -244,14 +253,21 @@ def test_what_the_numbers_hide_is_said(rng):
 
 def test_a_report_holds_everything(rng, tmp_path):
     header, test, outcomes = toy_results(rng)
+    test = with_explained(rng, test, outcomes[0])
     paths = report.write_report(tmp_path / "run", header, test, outcomes)
     stems = [
         "confusion",
         "accuracy_magnitude",
+        "accuracy_compactness",
+        "mistakes",
+        "differences",
         "roc",
+        "precision_recall",
+        "operating_points",
         "reliability",
         "embedding",
-        "mistakes",
+        "cosines",
+        "attention",
         "learning_simclr",
     ]
     assert [path.stem for path in paths.figures] == stems
@@ -267,8 +283,77 @@ def test_a_report_holds_everything(rng, tmp_path):
     for expected in (
         header.title, "160 simulated test objects", "simulated data", "not comparable with the published",
         header.settings["command"], "finetune.epochs", header.source, "decode", "Chaini et al. 2023", "12 s",
+        "Further scores", "Samples at stated requirements", "Difference from SimCLR, fine-tuned",
     ):  # fmt: skip
         assert expected in words
+    titles = re.findall(r"<(?:h2|summary)>([^<]*)", text)
+    assert [title for title in titles if title in GROUPS] == GROUPS
+    # What explains comes folded: it is below what it explains, and out of view.
+    assert "Learning curves" in text[text.rindex("<details>") :]
+
+
+def test_a_page_compares_every_two_methods(rng, tmp_path, quick):
+    header, test, outcomes = toy_results(rng, task="sgq", n=300, runs=2)
+    paths = report.write_report(tmp_path, header, test, outcomes)
+    found = json.loads(paths.metrics.read_text())["comparisons"]
+    assert [(each["first"], each["method"]) for each in found] == [
+        ("simclr", "features-only"),
+        ("simclr", "survey-separator"),
+        ("features-only", "survey-separator"),
+    ]
+    right = {
+        method: np.mean([metrics.predict(run.probability) == test.label for run in runs], axis=0)
+        for method, runs in by_method(outcomes).items()
+    }
+    text = paths.html.read_text(encoding="utf-8")
+    in_view, folded = text.split("Every other pair of methods")
+    for each in found:
+        value = np.mean(right[each["method"]] - right[each["first"]])
+        objects = each["accuracy"]["objects"]
+        assert objects["value"] == pytest.approx(value)
+        assert objects["low"] < value < objects["high"]
+        where = in_view if each["first"] == "simclr" else folded
+        assert f"<td>{100 * value:+.2f}</td><td>{100 * objects['low']:+.2f} to" in where
+        pairs = zip(by_method(outcomes)[each["first"]], by_method(outcomes)[each["method"]], strict=False)
+        for (one, two), tested in zip(pairs, each["mcnemar"], strict=True):
+            a, b = (metrics.predict(run.probability) == test.label for run in (one, two))
+            assert (tested["only_first"], tested["only_second"]) == (np.sum(a & ~b), np.sum(b & ~a))
+
+
+def test_one_method_is_compared_with_none(rng, tmp_path, quick):
+    header, test, outcomes = toy_results(rng, **TINY)
+    paths = report.write_report(tmp_path, header, test, outcomes[:1])
+    assert json.loads(paths.metrics.read_text())["comparisons"] == []
+    assert "Difference from" not in paths.html.read_text()
+
+
+@pytest.mark.parametrize("task", ["sg", "sgq"])
+def test_requirements_are_measured_and_shown(rng, tmp_path, quick, task):
+    header, test, outcomes = toy_results(rng, task=task, n=600, runs=2)
+    paths = report.write_report(tmp_path, header, test, outcomes)
+    methods = json.loads(paths.metrics.read_text())["methods"]
+    galaxies, stars = methods["simclr"]["operating_points"]
+    assert (galaxies["class"], galaxies["fixed"], galaxies["value"]) == ("GALAXY", "completeness", 0.96)
+    assert (stars["class"], stars["fixed"], stars["value"]) == ("STAR", "purity", 0.97)
+    purity = []
+    for run, point in zip(by_method(outcomes)["simclr"], galaxies["runs"], strict=True):
+        kept = run.probability[:, 0] >= point["threshold"]
+        is_galaxy = test.label == 0
+        assert np.mean(kept[is_galaxy]) == point["completeness"] >= 0.96
+        assert np.mean(is_galaxy[kept]) == point["purity"]
+        purity.append(point["purity"])
+    assert galaxies["summary"]["purity"]["mean"] == pytest.approx(np.mean(purity))
+    assert f"{100 * np.mean(purity):.2f}" in paths.html.read_text().split("Samples at stated requirements")[1]
+    assert methods["survey-separator"]["operating_points"][0]["summary"]["purity"]["mean"] is None
+
+
+def test_maps_must_belong_to_a_run_and_to_objects(rng, tmp_path):
+    header, test, outcomes = toy_results(rng, **TINY)
+    test = with_explained(rng, test, outcomes[0])
+    with pytest.raises(DataError, match=r"method 'simclr', seed 0: .*belongs to no run"):
+        report.write_report(tmp_path, header, test, outcomes[1:])
+    with pytest.raises(DataError, match="explained row points outside the test set; expected 0 to 29"):
+        replace(test, explained=replace(test.explained, rows=test.explained.rows + 30))
 
 
 def test_the_page_of_real_data_says_so(rng, tmp_path, quick):

@@ -82,6 +82,8 @@ def test_simclr_on_three_classes(
             categories = found["conformal"]["class"]["categories"]
             known = {each["class"]: each["calibration_objects"] for each in categories}
             assert known == metrics["counts"]["val"]
+    for figure in ("attention", "cosines", "embedding", "differences", "precision_recall"):
+        assert (out / "figures" / f"{figure}.png").stat().st_size > 1000
     size = sum((predictions["set_90"] >> k) & 1 for k in range(3))
     assert (predictions["set_90_size"] == size).all()
     model, classes, _ = load_model(out / "seed-1" / "model")
@@ -222,7 +224,7 @@ def test_an_existing_run_is_not_overwritten(
     assert run("--exp", 1, "--resume", "--out", tmp_path / "nowhere", "--data", stores["sg"]) == 1
     (out / "run.json").write_text(json.dumps({"settings": {"experiment": 2}}))
     assert run("--exp", 1, "--data", stores["sg"], "--out", out, "--resume") == 1
-    assert "other settings: baselines None, now ['features']" in capsys.readouterr().err
+    assert "baselines None, now ['features']" in capsys.readouterr().err
 
 
 def test_an_interrupt_says_how_to_go_on(

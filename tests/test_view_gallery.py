@@ -12,7 +12,7 @@ from toy import toy_survey
 from margformer_fast.data.__main__ import main
 from margformer_fast.data.store import write_store
 from margformer_fast.errors import DataError
-from margformer_fast.evaluation.figures import colour_image
+from margformer_fast.evaluation.colour_image import colour_image
 from margformer_fast.evaluation.view_gallery import view_gallery
 
 

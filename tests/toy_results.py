@@ -8,6 +8,7 @@ import numpy as np
 
 from margformer_fast.data.survey import TASKS
 from margformer_fast.evaluation.baselines import decisions
+from margformer_fast.evaluation.explained import Explained, objects_to_explain
 from margformer_fast.evaluation.results import CalibrationSet, Outcome, RunHeader, TestSet
 
 
@@ -90,6 +91,19 @@ def toy_results(
 def without_images(test: TestSet) -> TestSet:
     """Return the test set without its images."""
     return replace(test, stamps_preview=None, preview_rows=None)
+
+
+def with_explained(rng: np.random.Generator, test: TestSet, outcome: Outcome) -> TestSet:
+    """Return the test set with maps of what a run looked at: noise, and weight on the middle."""
+    rows = objects_to_explain(test.label, outcome.probability)
+    occlusion = rng.normal(size=(len(rows), 8, 8))
+    occlusion[:, 3:5, 3:5] += 4
+    share = rng.gamma(5, size=(len(rows), 8, 8))
+    share *= 0.9 / share.sum(axis=(1, 2), keepdims=True)
+    stamps = rng.normal(size=(len(rows), 5, 32, 32)).astype(np.float32)
+    stamps[:, :, 12:20, 12:20] += 20
+    explained = Explained(outcome.method, outcome.seed, rows, stamps, occlusion, share)
+    return replace(test, explained=explained)
 
 
 def with_calibration(

@@ -394,7 +394,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from ..evaluation.figures import save_png
+    from ..evaluation.style import save_png
     from ..evaluation.view_gallery import view_gallery
     from .store import read_store
 

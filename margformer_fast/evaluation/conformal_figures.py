@@ -8,17 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .conformal import KINDS, LEVELS, SetScores, membership_roc
-from .figures import (
-    GREY,
-    INK,
-    METHOD_COLOURS,
-    METHOD_DASHES,
-    NamedFigure,
-    class_colour,
-    headed,
-    legend_below,
-    styled,
-)
 from .metrics import magnitude_edges
 from .prediction_sets import (
     COLUMN_LEVEL,
@@ -29,6 +18,17 @@ from .prediction_sets import (
     first_method,
 )
 from .results import CalibrationSet, RunHeader, TestSet, method_name
+from .style import (
+    GREY,
+    INK,
+    METHOD_COLOURS,
+    METHOD_DASHES,
+    NamedFigure,
+    class_colour,
+    headed,
+    legend_below,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

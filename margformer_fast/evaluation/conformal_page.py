@@ -8,8 +8,7 @@ from html import escape
 import numpy as np
 
 from .conformal import KINDS, LEVELS, SetScores
-from .figures import NamedFigure
-from .page import picture, table
+from .html_parts import picture, table
 from .prediction_sets import (
     COLUMN_LEVEL,
     KIND_NAMES,
@@ -20,6 +19,7 @@ from .prediction_sets import (
     over_runs,
 )
 from .results import CalibrationSet, RunHeader, TestSet, method_name
+from .style import NamedFigure
 from .summary import percent
 
 _PM = "&plusmn;"

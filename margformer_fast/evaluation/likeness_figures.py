@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data.survey import CLASSES
-from .figures import GREY, NamedFigure, class_colour, headed, legend_below, styled
 from .likeness import Likeness
+from .style import GREY, NamedFigure, class_colour, headed, legend_below, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,10 +10,10 @@ import numpy as np
 from .. import cli
 from ..data.survey import CLASSES
 from ..files import atomic_file
-from .figures import class_colour, png
+from .html_parts import document, picture, table
 from .likeness import FeatureLikeness, Likeness
 from .likeness_figures import likeness_figures
-from .page import document, picture, table
+from .style import class_colour, png
 
 TARGET_DISTANCE, TARGET_AUC = 0.15, 0.75
 

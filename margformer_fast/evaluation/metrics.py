@@ -248,8 +248,28 @@ def scores(confusion: np.ndarray) -> Scores:
     )
 
 
-def _ranked(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return true and false positives at each distinct score, and those scores, falling."""
+def ranked(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what a cut at each distinct score keeps: right and wrong objects, and the scores, falling.
+
+    Parameters
+    ----------
+    positive : ndarray of bool, shape (N,)
+        Which objects are of the class looked for.
+    score : ndarray of float, shape (N,)
+        Higher for objects more likely to be of that class.
+
+    Returns
+    -------
+    true, false : ndarray of int64, shape (T,)
+        Objects of the class, and others, with at least each score.
+    threshold : ndarray of float64, shape (T,)
+        The distinct scores.
+
+    Raises
+    ------
+    DataError
+        If a score is not finite, or lengths differ.
+    """
     positive = np.asarray(positive, bool)
     score = _scores(score, len(positive), "score")
     order = np.argsort(-score, kind="stable")
@@ -275,7 +295,7 @@ def roc_curve(positive: np.ndarray, score: np.ndarray) -> Curve:
     DataError
         If a score is not finite, or all objects are on one side.
     """
-    true, false, threshold = _ranked(positive, score)
+    true, false, threshold = ranked(positive, score)
     if true[-1] == 0 or false[-1] == 0:
         raise DataError("a ROC curve needs objects inside and outside the class")
     return Curve(
@@ -287,7 +307,7 @@ def roc_curve(positive: np.ndarray, score: np.ndarray) -> Curve:
 
 def roc_auc(positive: np.ndarray, score: np.ndarray) -> float:
     """Return the area under the ROC curve (ties count half); NaN if all objects are on one side."""
-    true, false, _ = _ranked(positive, score)
+    true, false, _ = ranked(positive, score)
     if true[-1] == 0 or false[-1] == 0:
         return float("nan")
     curve = roc_curve(positive, score)
@@ -296,7 +316,7 @@ def roc_auc(positive: np.ndarray, score: np.ndarray) -> float:
 
 def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
     """Return the sum of precision times step in recall over thresholds; NaN without positives."""
-    true, false, _ = _ranked(positive, score)
+    true, false, _ = ranked(positive, score)
     if true[-1] == 0:
         return float("nan")
     steps = np.diff(true, prepend=0) / true[-1]
@@ -415,6 +435,27 @@ def magnitude_edges(magnitude: np.ndarray) -> np.ndarray:
     return np.arange(first, last + 1) * width
 
 
+_COMPACTNESS_WIDTHS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_COMPACTNESS_BINS = 15
+_MOST_BINS = 200
+
+
+def compactness_edges(compactness: np.ndarray) -> np.ndarray:
+    """Return round bin edges for compactness (deVRad / psfFWHM), at most 15 for the middle 96 % of objects.
+
+    They cover all finite values up to 200 bins; what lies beyond is too rare to be counted in bins.
+    """
+    finite = np.asarray(compactness, np.float64)[np.isfinite(compactness)]
+    if len(finite) == 0:
+        return np.empty(0)
+    low, high = np.quantile(finite, (0.02, 0.98))
+    wide_enough = [w for w in _COMPACTNESS_WIDTHS if (high - low) / w <= _COMPACTNESS_BINS]
+    width = wide_enough[0] if wide_enough else _COMPACTNESS_WIDTHS[-1]
+    first = np.floor(max(float(finite.min()), low - _MOST_BINS / 2 * width) / width)
+    last = min(np.floor(finite.max() / width) + 1, first + _MOST_BINS)
+    return np.arange(first, last + 1) * width
+
+
 def accuracy_by_magnitude(
     magnitude: np.ndarray, right: np.ndarray, edges: np.ndarray, *, minimum: int = 20
 ) -> MagnitudeBins:
@@ -423,7 +464,7 @@ def accuracy_by_magnitude(
     Parameters
     ----------
     magnitude : ndarray of float, shape (N,)
-        Objects without a finite magnitude are left out.
+        Or any other quantity. Objects without a finite one are left out.
     right : ndarray of bool, shape (N,), or of float for a mean over runs
         Whether each object was classified correctly, or in which fraction of runs. Runs share their
         objects, so the interval counts objects, however many runs there are.

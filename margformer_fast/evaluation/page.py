@@ -1,14 +1,15 @@
-"""The page that shows a run: one HTML file that needs no other."""
+"""The page that shows a run."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
-from .figures import NamedFigure, class_colour
+from .figures import FigureGroup
+from .html_parts import document, folded, pairs, picture, table
+from .judgement_tables import difference_tables, further_table, requirement_table
 from .results import RunHeader, TestSet
+from .style import class_colour
 from .summary import (
     TABLE_QUANTITIES,
     MethodSummary,
@@ -29,64 +30,13 @@ _BESIDE = (
     "figures/ (PNG).</p>"
 )
 
-_CSS = """
-:root { --ink: #1f2937; --soft: #6b7280; --line: #e5e7eb; --accent: #332288; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f3f4f6; color: var(--ink);
-  font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, "Liberation Sans", sans-serif; }
-main { max-width: 1160px; margin: 0 auto; padding: 36px 44px 56px; background: #fff; }
-header { border-bottom: 3px solid var(--accent); padding-bottom: 14px; margin-bottom: 16px; }
-h1 { font-size: 27px; line-height: 1.25; margin: 6px 0 10px; letter-spacing: -0.01em; }
-h2 { font-size: 19px; margin: 38px 0 8px; }
-h3 { font-size: 15px; margin: 22px 0 4px; }
-p { margin: 6px 0 10px; max-width: 96ch; }
-.kicker, .small, .foot, figcaption { color: var(--soft); font-size: 13.5px; }
-.badge { display: inline-block; border: 1px solid #c2410c; background: #fff7ed; color: #9a3412;
-  border-radius: 4px; padding: 0 8px; margin-left: 8px; }
-.badge.real { border-color: #047857; background: #ecfdf5; color: #065f46; }
-.lead { font-size: 17px; }
-.note { border-left: 4px solid #c2410c; background: #fff7ed; padding: 8px 14px; margin: 8px 0;
-  max-width: none; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; margin: 6px 0 4px; font-size: 14px;
-  font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--line); }
-td { white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-thead th { font-weight: 600; border-bottom: 2px solid var(--ink); vertical-align: bottom; }
-tr.group td { font-weight: 600; padding-top: 14px; border-bottom-color: var(--ink); }
-tr.minor td { color: var(--soft); }
-tr.first td { background: #f5f3ff; font-weight: 600; }
-sup { line-height: 0; font-size: 11px; color: var(--soft); font-weight: 400; }
-ol.foot { margin: 4px 0; padding-left: 20px; }
-.dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 7px; }
-figure { margin: 18px 0 30px; }
-figure img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line); }
-figcaption { margin-top: 6px; max-width: 110ch; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); gap: 4px 40px; }
-.columns table { font-size: 13.5px; }
-.columns td { white-space: normal; overflow-wrap: anywhere; padding: 3px 6px; }
-.columns td:first-child { color: var(--soft); padding-left: 0; }
-pre { background: #f3f4f6; border: 1px solid var(--line); border-radius: 4px; padding: 10px 14px;
-  font-size: 13.5px; white-space: pre-wrap; overflow-wrap: anywhere; }
-@media (max-width: 700px) { main { padding: 22px 18px; } }
-@media print {
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  body { background: #fff; font-size: 9.5pt; }
-  main { max-width: none; padding: 0; }
-  figure, tr, .note, .columns > div { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
-  .scroll { overflow: visible; }
-  th, td { padding: 3px 5px; }
-}
-"""
-
 
 def render(
     header: RunHeader,
     test: TestSet,
     methods: Sequence[MethodSummary],
-    pictures: Sequence[tuple[NamedFigure, bytes]],
+    groups: Sequence[FigureGroup],
+    pictures: Mapping[str, bytes],
     sections: Sequence[str] = (),
 ) -> str:
     """Return the page.
@@ -97,10 +47,12 @@ def render(
         The run.
     methods : sequence of MethodSummary
         The first is the one the page is about.
-    pictures : sequence of (NamedFigure, bytes)
-        Figures and their PNG files.
+    groups : sequence of FigureGroup
+        The figures.
+    pictures : mapping of str to bytes
+        Stem of each of them to its PNG file.
     sections : sequence of str
-        Further parts after the figures, as HTML.
+        Further parts after the figures that are in view, as HTML.
 
     Returns
     -------
@@ -122,11 +74,14 @@ def render(
         "<h2>Results</h2>",
         _main_table(header, test, methods),
         _deviations(header),
+        further_table(header, test, methods),
         "<h2>Each class</h2>",
         _class_table(header, methods),
-        "<h2>Figures</h2>",
-        *(picture(figure, data) for figure, data in pictures),
+        requirement_table(header, test, methods),
+        difference_tables(test, methods),
+        *(_group(group, pictures) for group in groups if not group.folded),
         *sections,
+        *(_group(group, pictures) for group in groups if group.folded),
         "<h2>Objects</h2>",
         _count_table(header),
         f"<h2>How to reproduce</h2><pre>{escape(str(command))}</pre>" if command else "",
@@ -134,17 +89,6 @@ def render(
         _BESIDE,
     ]
     return document(header.title, parts)
-
-
-def document(title: str, parts: Iterable[str]) -> str:
-    """Return a whole page in the style of reports; `parts` are HTML already, the title is text."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}: margformer_fast</title><style>{_CSS}</style></head>\n<body><main>\n"
-        + "\n".join(parts)
-        + "\n</main></body></html>\n"
-    )
 
 
 def _heading(header: RunHeader, test: TestSet, methods: Sequence[MethodSummary]) -> str:
@@ -249,41 +193,12 @@ def _count_table(header: RunHeader) -> str:
     return table(["", *(escape(name) for name in header.classes), "all"], body)
 
 
-def picture(figure: NamedFigure, data: bytes) -> str:
-    """Return a figure with its caption; `data` is its PNG file."""
-    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    return (
-        f'<figure id="{escape(figure.stem)}"><img alt="{escape(figure.title)}" src="{source}">'
-        f"<figcaption><b>{escape(figure.title)}.</b> {escape(figure.caption)}</figcaption></figure>"
-    )
-
-
-def table(head: Sequence[str], body: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Return a table. Cells are HTML already; each row has its CSS class, ``"group"`` is a heading."""
-    rows = []
-    for kind, cells in body:
-        wide = f' colspan="{len(head)}"' if kind == "group" else ""
-        mark = f' class="{kind}"' if kind else ""
-        rows.append(f"<tr{mark}>" + "".join(f"<td{wide}>{cell}</td>" for cell in cells) + "</tr>")
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    inside = f"<thead><tr>{top}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table>{inside}</table></div>'
-
-
-def pairs(title: str, values: Mapping[str, Any]) -> str:
-    """Return names and values as a table, nested names joined by dots; nothing if there are none."""
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>" for name, value in _flat(values)
-    )
-    return f"<div><h3>{escape(title)}</h3><table><tbody>{rows}</tbody></table></div>" if rows else ""
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def _group(group: FigureGroup, pictures: Mapping[str, bytes]) -> str:
+    """Return a group of figures under its heading."""
+    shown = "".join(picture(figure, pictures[figure.stem]) for figure in group.figures)
+    if group.folded:
+        return folded(group.title, shown)
+    return f"<h2>{escape(group.title)}</h2>{shown}"
 
 
 def _duration(seconds: float) -> str:

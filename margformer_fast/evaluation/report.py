@@ -17,11 +17,13 @@ import numpy as np
 from ..errors import OutputError
 from . import conformal_page, seen
 from .conformal_figures import conformal_figures
-from .figures import png, report_figures
+from .figures import report_figures
+from .judgement import RequirementMet, comparisons, intervals, requirements_met
 from .metrics import predict
 from .page import NOT_COMPARABLE, render
 from .prediction_sets import COLUMN_LEVEL, RunSets, bitmask, column_kind, of_run, sets_json, sets_of_runs
 from .results import CalibrationSet, Outcome, RunHeader, TestSet, method_name, slug
+from .style import png
 from .summary import (
     CLASS_QUANTITIES,
     QUANTITIES,
@@ -139,15 +141,23 @@ def metrics_json(
     """
     groups = {"all": np.ones(len(test), bool)}
     groups |= {name: test.label == k for k, name in enumerate(header.classes)}
+    summaries = summarise(header, test, outcomes)
     methods = {
         method.method: {
             "name": method.name,
             "summary": {quantity: asdict(method.over_runs(quantity)) for quantity in QUANTITIES},
             "accuracy_interval_95": method.accuracy_interval(len(test)),
+            "bootstrap_intervals_95": {
+                name: asdict(interval) for name, interval in intervals(header, test, method).items()
+            },
+            "operating_points": [_requirement_json(met) for met in requirements_met(header, test, method)],
             "runs": _runs_json(header, test, method, sets),
             "by_r_magnitude": {name: asdict(method.by_magnitude(test, who)) for name, who in groups.items()},
+            "by_compactness": {
+                name: asdict(method.by_compactness(test, who)) for name, who in groups.items()
+            },
         }
-        for method in summarise(header, test, outcomes)
+        for method in summaries
     }
     return _plain(
         {
@@ -157,9 +167,23 @@ def metrics_json(
             "test_objects": len(test),
             "methods": methods,
             "seen_in_training": seen_in_training,
+            "comparisons": [asdict(comparison) for comparison in comparisons(test, summaries)],
             "published": [asdict(result) for result in published_for(header)],
         }
     )
+
+
+def _requirement_json(met: RequirementMet) -> dict[str, Any]:
+    return {
+        "class": met.requirement.class_name,
+        "fixed": met.requirement.fixed,
+        "value": met.requirement.value,
+        "summary": {
+            name: asdict(met.over_runs(name)) for name in ("completeness", "purity", "threshold", "kept")
+        },
+        "runs": [asdict(point) for point in met.points],
+        "by_r_magnitude": [asdict(bins) for bins in met.bins],
+    }
 
 
 def _runs_json(
@@ -300,16 +324,17 @@ def write_report(
         shutil.rmtree(staging, ignore_errors=True)
         for folder in ("figures", "predictions"):
             (staging / folder).mkdir(parents=True)
-        pictures = [(figure, png(figure.figure)) for figure in report_figures(header, test, outcomes)]
-        drawn, sections = list(pictures), []
+        groups = report_figures(header, test, outcomes)
+        pictures = {figure.stem: png(figure.figure) for group in groups for figure in group.figures}
+        sections = []
         if calibration is not None:
             of_sets = [
                 (figure, png(figure.figure)) for figure in conformal_figures(header, test, calibration, sets)
             ]
-            drawn += of_sets
+            pictures |= {figure.stem: data for figure, data in of_sets}
             sections += conformal_page.section(header, test, calibration, sets, of_sets)
-        for picture, data in drawn:
-            (staging / "figures" / f"{picture.stem}.png").write_bytes(data)
+        for stem, data in pictures.items():
+            (staging / "figures" / f"{stem}.png").write_bytes(data)
         tables = [f"{slug(outcome.method)}-seed{outcome.seed}.fits" for outcome in outcomes]
         for name, outcome in zip(tables, every_outcome, strict=True):
             found = of_run(every_set, outcome)
@@ -320,7 +345,7 @@ def write_report(
         )
         (staging / "metrics.json").write_text(numbers + "\n", encoding="utf-8")
         sections = [*seen.section(header, every, every_outcome), *sections]
-        page = render(header, test, summarise(header, test, outcomes), pictures, sections)
+        page = render(header, test, summarise(header, test, outcomes), groups, pictures, sections)
         (staging / "report.html").write_text(page, encoding="utf-8")
         _move_into_place(staging, directory)
     except OSError as error:
@@ -335,7 +360,7 @@ def write_report(
         html=directory / "report.html",
         metrics=directory / "metrics.json",
         predictions=tuple(directory / "predictions" / name for name in tables),
-        figures=tuple(directory / "figures" / f"{picture.stem}.png" for picture, _ in drawn),
+        figures=tuple(directory / "figures" / f"{stem}.png" for stem in pictures),
     )
 
 

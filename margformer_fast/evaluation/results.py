@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import DataError
+from .explained import Explained
 
 METHOD_NAMES = {
     "simclr": "SimCLR, fine-tuned",
@@ -58,6 +59,8 @@ class TestSet:
         Bands of the images, in order.
     pixel_scale_arcsec : float
         Size of a pixel of the images.
+    explained : Explained, optional
+        What a network looked at in some of the objects.
 
     Raises
     ------
@@ -79,6 +82,7 @@ class TestSet:
     seen: np.ndarray | None = None
     bands: tuple[str, ...] = ("u", "g", "r", "i", "z")
     pixel_scale_arcsec: float = 0.396
+    explained: Explained | None = None
 
     def __post_init__(self) -> None:
         n = len(self.objid)
@@ -96,6 +100,8 @@ class TestSet:
             )
         if not np.issubdtype(np.asarray(self.label).dtype, np.integer):
             raise DataError(f"test labels are {np.asarray(self.label).dtype}", expected="integers")
+        if self.explained is not None and np.any((self.explained.rows < 0) | (self.explained.rows >= n)):
+            raise DataError("an explained row points outside the test set", expected=f"0 to {n - 1}")
         if self.stamps_preview is None:
             return
         if self.stamps_preview.ndim != 4 or self.stamps_preview.shape[1] != len(self.bands):

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .html_parts import table
 from .metrics import Spread, mean_and_spread, predict
-from .page import table
 from .results import Outcome, RunHeader, TestSet, by_method, method_name
 from .summary import percent
 
@@ -50,6 +50,8 @@ def counted(
         },
         stamps_preview=None if test.stamps_preview is None else test.stamps_preview[previews],
         preview_rows=None if test.stamps_preview is None else row[shown[previews]],
+        # Chosen among objects that are kept.
+        explained=None if test.explained is None else replace(test.explained, rows=row[test.explained.rows]),
     )
     return part, [
         replace(

@@ -14,6 +14,7 @@ from .metrics import (
     MagnitudeBins,
     Spread,
     accuracy_by_magnitude,
+    compactness_edges,
     evaluate,
     magnitude_edges,
     mean_and_spread,
@@ -109,9 +110,18 @@ class MethodSummary:
 
     def by_magnitude(self, test: TestSet, who: np.ndarray) -> MagnitudeBins:
         """Return the accuracy, mean over runs, of the test objects `who` (mask) in bins of r."""
+        return self.in_bins(test, who, test.r_obs, magnitude_edges(test.r_obs))
+
+    def by_compactness(self, test: TestSet, who: np.ndarray) -> MagnitudeBins:
+        """Return the same in bins of compactness."""
+        return self.in_bins(test, who, test.compactness, compactness_edges(test.compactness))
+
+    def in_bins(
+        self, test: TestSet, who: np.ndarray, quantity: np.ndarray, edges: np.ndarray
+    ) -> MagnitudeBins:
+        """Return the same in bins of any quantity of the test objects, shape (N,)."""
         right = np.mean([predict(run.probability) == test.label for run in self.runs], axis=0)
-        edges = magnitude_edges(test.r_obs)
-        return accuracy_by_magnitude(test.r_obs[who], right[who], edges, minimum=FEWEST_A_BIN)
+        return accuracy_by_magnitude(quantity[who], right[who], edges, minimum=FEWEST_A_BIN)
 
 
 def summarise(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> list[MethodSummary]:

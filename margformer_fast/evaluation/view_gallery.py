@@ -10,7 +10,7 @@ from ..config import AugmentConfig
 from ..data.survey import CLASSES, UNKNOWN, Survey
 from ..errors import DataError
 from ..ops.augment_patchify import augment_patchify
-from .figures import colour_image
+from .colour_image import colour_image
 
 if TYPE_CHECKING:
     import torch

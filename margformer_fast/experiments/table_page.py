@@ -9,8 +9,9 @@ from typing import Any
 
 from .. import cli
 from ..data.survey import TASKS
+from ..evaluation.html_parts import document, pairs, table
 from ..evaluation.metrics import Spread
-from ..evaluation.page import NOT_COMPARABLE, document, pairs, table
+from ..evaluation.page import NOT_COMPARABLE
 from ..evaluation.published import PublishedResult
 from ..evaluation.results import EXPERIMENT_NAMES, METHOD_NAMES
 from ..evaluation.summary import percent, published_cells

@@ -135,11 +135,16 @@ class MargFormer(nn.Module):
         -------
         Tensor, shape (B, D)
         """
+        dropout = self.dropout if self.training else 0.0
+        return encoder(
+            self.tokens(photometry, image), self.layers(), num_heads=self.num_heads, dropout=dropout
+        )
+
+    def tokens(self, photometry: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Return what the first layer is given, (B, T, D): the photometric token, then the patches."""
         patch_BPD = self.to_patch_embedding(image)
         cls_B1D = self.to_dnn(photometry)[:, None]
-        x_BTD = torch.cat([cls_B1D, patch_BPD], dim=1) + self.pos_embedding
-        dropout = self.dropout if self.training else 0.0
-        return encoder(x_BTD, self.layers(), num_heads=self.num_heads, dropout=dropout)
+        return torch.cat([cls_B1D, patch_BPD], dim=1) + self.pos_embedding
 
     def layers(self) -> list[tuple[AttentionWeights, FeedForwardWeights]]:
         """Return the weights of the layers, as :func:`margformer_fast.ops.encoder.encoder` takes them."""

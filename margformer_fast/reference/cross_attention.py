@@ -55,10 +55,27 @@ def cross_attention(
     B, _, D = x_BTD.shape
     H, E = num_heads, D // num_heads
     y_BTD = F.layer_norm(x_BTD, (D,), norm_weight_D, norm_bias_D)
-    q_BHE = F.linear(y_BTD[:, 0], w_q_DD).reshape(B, H, E)
-    k_BKHE = torch.einsum("btd,tk->bkd", F.linear(y_BTD, w_k_DD), proj_k_TK).reshape(B, -1, H, E)
     v_BKHE = torch.einsum("btd,tk->bkd", F.linear(y_BTD, w_v_DD), proj_v_TK).reshape(B, -1, H, E)
-    a_BHK = torch.einsum("bhe,bkhe->bhk", q_BHE, k_BKHE).mul(E**-0.5).softmax(dim=-1)
+    a_BHK = slot_weights(y_BTD, w_q_DD, w_k_DD, proj_k_TK, num_heads)
     a_BHK = F.dropout(a_BHK, dropout, training=dropout > 0)
     o_BD = torch.einsum("bhk,bkhe->bhe", a_BHK, v_BKHE).reshape(B, D)
     return F.linear(o_BD, w_out_DD, b_out_D)[:, None]
+
+
+def slot_weights(
+    y_BTD: torch.Tensor, w_q_DD: torch.Tensor, w_k_DD: torch.Tensor, proj_k_TK: torch.Tensor, num_heads: int
+) -> torch.Tensor:
+    """Return how much of each slot token 0 takes, (B, H, K), which sums to 1 over slots.
+
+    Parameters
+    ----------
+    y_BTD : Tensor, shape (B, T, D)
+        Tokens after normalisation.
+    w_q_DD, w_k_DD, proj_k_TK, num_heads
+        As for :func:`cross_attention`.
+    """
+    B, _, D = y_BTD.shape
+    H, E = num_heads, D // num_heads
+    q_BHE = F.linear(y_BTD[:, 0], w_q_DD).reshape(B, H, E)
+    k_BKHE = torch.einsum("btd,tk->bkd", F.linear(y_BTD, w_k_DD), proj_k_TK).reshape(B, -1, H, E)
+    return torch.einsum("bhe,bkhe->bhk", q_BHE, k_BKHE).mul(E**-0.5).softmax(dim=-1)
