@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from torch import nn
+from toy_results import toy_results, with_explained
 
 from margformer_fast.config import LVIT, ModelConfig
 from margformer_fast.errors import DataError
 from margformer_fast.evaluation.attention import attention_shares, explain, occlusion
+from margformer_fast.evaluation.attention_figures import attention_figures, attention_maps, contour_levels
 from margformer_fast.evaluation.explained import Explained, objects_to_explain
+from margformer_fast.evaluation.style import png
 from margformer_fast.nn.inputs import ScaledEncoder
 from margformer_fast.ops.patchify import patchify
 from margformer_fast.reference.cross_attention import cross_attention, slot_weights
@@ -177,7 +183,39 @@ def test_pixels_without_a_value_count_as_zero(rng):
     assert np.isnan(with_gaps.stamps).any()
 
 
-# Which objects
+# What is drawn, and of which objects
+
+
+def test_contours_show_the_object_and_not_the_noise(rng):
+    y, x = np.mgrid[:32, :32] - 15.5
+    noise = rng.normal(size=(32, 32))
+    bright = 1000 * np.exp(-(x**2 + y**2) / 10)
+    expected = np.array([0.1, 0.3, 0.7]) * bright.max()
+    np.testing.assert_allclose(contour_levels(bright + noise), expected, rtol=0.02)
+    assert len(contour_levels(bright / 50 + noise)) < 3
+    assert contour_levels(noise / 10 + 5) == []
+    assert contour_levels(np.zeros((32, 32))) == []
+    neighbour = bright.copy()
+    neighbour[2, 2] = 1e6
+    assert contour_levels(neighbour + noise) == contour_levels(bright + noise)
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_the_figure_names_what_it_shows(rng, shares):
+    header, test, outcomes = toy_results(rng, task="sgq", n=200)
+    test = with_explained(rng, test, outcomes[0])
+    if not shares:
+        test = replace(test, explained=replace(test.explained, attention=None))
+    figure = attention_maps(header, test, outcomes)
+    png(figure, dpi=40)
+    text = [each.get_text() for each in figure.findobj(Text)]
+    for row in test.explained.rows:
+        assert f"{header.classes[test.label[row]]}, r = {test.r_obs[row]:.2f}" in text
+    assert sum("wrong" in line for line in text) == 3
+    assert sum(line == "patches 90 %" for line in text) == (6 if shares else 0)
+    [named] = attention_figures(header, test, outcomes)
+    assert ("photometric query read" in named.caption) == shares
+    assert list(attention_figures(header, replace(test, explained=None), outcomes)) == []
 
 
 def test_one_wrong_and_the_rest_right_of_each_class(rng):

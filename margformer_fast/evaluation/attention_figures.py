@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _CONTOURS = (0.1, 0.3, 0.7)
 """Levels of the image drawn over a map, as fractions of its peak."""
 
+_LEAST_SIGMA = 4
+"""Levels closer to the noise of the sky are left out: they would draw the noise."""
+
 
 def _asked(test: TestSet, outcomes: Sequence[Outcome]) -> tuple[Explained, Outcome]:
     """Return what the model looked at, and what it predicted."""
@@ -36,11 +39,24 @@ def _asked(test: TestSet, outcomes: Sequence[Outcome]) -> tuple[Explained, Outco
     )
 
 
+def contour_levels(light: np.ndarray) -> list[float]:
+    """Return the rising levels at which an image (size, size) is drawn over a map; none if it is all noise.
+
+    Levels are fractions of the peak of the middle half, where the object is, not a neighbour's.
+    """
+    quarter = len(light) // 4
+    sky = float(np.median(light))
+    noise = 1.4826 * float(np.median(np.abs(light - sky)))
+    peak = float(light[quarter : len(light) - quarter, quarter : len(light) - quarter].max())
+    return [level for level in (part * peak for part in _CONTOURS) if level > sky + _LEAST_SIGMA * noise]
+
+
 @styled
 def attention_maps(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> Figure:
     """Draw the image of each chosen object, what taking its patches away does, and what was read of them.
 
-    A column an object; contours are the image at 10, 30 and 70 % of its peak. Occlusion has a scale of its
+    A column an object; contours are the image at 10, 30 and 70 % of its peak, where it stands clear of the
+    noise. Occlusion has a scale of its
     own for each object, symmetric about zero, whose end is written below. Shares of attention are in units of
     what a patch gets if all tokens are read alike, on one scale.
 
@@ -89,9 +105,9 @@ def attention_maps(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]
         middle.imshow(fall, cmap="PuOr_r", vmin=-(end or 1), vmax=end or 1, **place)
         middle.set_xlabel(f"full colour: {end:.2g}", fontsize=8.5)
         light = np.nan_to_num(stamp[bands]).mean(axis=0)
-        for axes in grid[1:, column]:
-            if light.max() > 0:
-                axes.contour(light, levels=np.array(_CONTOURS) * light.max(), colors=INK, linewidths=0.7)
+        levels = contour_levels(light)
+        for axes in grid[1:, column] if levels else ():
+            axes.contour(light, levels=levels, colors=INK, linewidths=0.7)
     grid[0, 0].set_ylabel("image")
     grid[1, 0].set_ylabel("occlusion:\norange speaks for,\npurple against")
     if explained.attention is not None:
