@@ -132,7 +132,13 @@ def _balanced() -> list[Cell]:
         for method in ("simclr", "supervised")
     ]
     return [
-        replace(cell, experiment=3, balance="magnitude", source=cell.name, stages=("pretrain", "probe"))
+        replace(
+            cell,
+            experiment=3,
+            balance="magnitude",
+            source=cell.name if cell.method == "simclr" else "",
+            stages=("pretrain", "probe"),
+        )
         for cell in cells
     ]
 
