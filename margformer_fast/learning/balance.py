@@ -10,8 +10,8 @@ from sklearn.preprocessing import SplineTransformer
 from ..errors import DataError
 
 LARGEST_WEIGHT = 20.0
-"""Of one object. A class that is hardly there at a magnitude would else rest on a few objects; with 5, and
-without a limit, boosted trees were less right about faint objects (`docs/decisions.md`)."""
+"""Of one object, relative to one of a class that is alone at its magnitude: else a class that is hardly
+there at a magnitude would rest on a few objects."""
 
 _KNOTS = 6
 _FEWEST = 200
