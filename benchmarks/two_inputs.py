@@ -2,7 +2,7 @@
 
 Boosted trees on the 24 features, on numbers taken from the stamps (light within weights of growing width,
 second moments against the seeing), on both together, and a logistic regression of the first two's
-log-probabilities: on simulated objects, with the error of the difference from features alone on the same ones.
+log-probabilities: on simulated objects, each beside features alone, with the error of the difference.
 """
 
 from __future__ import annotations

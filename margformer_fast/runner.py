@@ -292,6 +292,10 @@ def run_experiment(
         place.mkdir(exist_ok=True)
         outcomes += _learn(place, settings, train, val, test, seed, f"run {run + 1}/{settings.runs}")
     warnings = list(sets.warnings)
+    if settings.balance == "magnitude":
+        warnings.append("training weighed classes alike at every magnitude (--balance none does not)")
+    if settings.labels < 1:
+        warnings.append(f"labels of {100 * settings.labels:g} % of the training objects were used")
     warnings += differences(settings.protocol, model=settings.model, preset=settings.preset)
     warnings += [
         f"{each.missing_pixels:,} pixels without a value in the {each.name} set were read as zero"

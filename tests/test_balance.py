@@ -91,6 +91,7 @@ def test_balanced_run_differs_in_its_classifier_alone(
         by_stage: dict[str, list[dict[str, float]]] = {}
         for outcome in result.outcomes:
             by_stage |= outcome.history
+        assert any("weighed" in note for note in result.header.warnings) == (balance == "magnitude")
         losses[balance] = {stage: [e["val_loss"] for e in curve] for stage, curve in by_stage.items()}
     assert losses["none"]["pretrain"] == losses["magnitude"]["pretrain"]
     assert losses["none"]["finetune"] != losses["magnitude"]["finetune"]

@@ -22,6 +22,9 @@ SCHEMA_VERSION = 1
 
 _RESAMPLES = 1000
 
+BALANCED = ("simclr", "supervised", "images-only")
+"""Methods whose labels are weighed where classes are balanced; a probe's are not."""
+
 
 def collect(directory: Path) -> dict[str, Any]:
     """Return everything that the runs under a table's directory found, as strict JSON can hold it.
@@ -70,7 +73,10 @@ def _rows(cell: Cell, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of one cell."""
     rows = []
     for method, found in metrics["methods"].items():
+        if cell.balance != "none" and method not in BALANCED:
+            continue  # the same as without
         name = published_model(method, cell.model, cell.task, cell.experiment, cell.split)
+        name = name if cell.labels == 1 else ""
         beside = [r for r in published(cell.experiment, cell.task) if r.model == name]
         seen = metrics["seen_in_training"]
         rows.append(
@@ -83,6 +89,8 @@ def _rows(cell: Cell, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "model": cell.model,
                 "protocol": metrics["protocol"],
                 "without": list(cell.without),
+                "balance": cell.balance,
+                "labels": cell.labels,
                 "split": cell.split,
                 "preset": metrics["preset"],
                 "simulated": metrics["simulated"],

@@ -135,8 +135,12 @@ def _measured_on(effect: Mapping[str, Any]) -> str:
 def _method(row: Mapping[str, Any]) -> str:
     forms = {"margformer-64": "K=64", "margformer-128": "K=128", "lvit": "LViT"}
     is_encoder = row["method"].startswith(("simclr", "supervised", "images-only"))
-    split = ", a tenth tested" if row["split"] == "margnet" and row["experiment"] == 2 else ""
-    return row["name"] + (f", {forms.get(row['model'], row['model'])}" if is_encoder else "") + split
+    told = [row["name"]]
+    told += [forms.get(row["model"], row["model"])] if is_encoder else []
+    told += ["a tenth tested"] if row["split"] == "margnet" and row["experiment"] == 2 else []
+    told += ["balanced in r"] if row["balance"] == "magnitude" else []
+    told += [f"{100 * row['labels']:g} % of labels"] if row["labels"] < 1 else []
+    return ", ".join(told)
 
 
 def _spread(value: Mapping[str, Any]) -> Spread:
