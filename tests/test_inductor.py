@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -34,17 +35,25 @@ def test_a_step_compiles_to_one_graph(
         z1, z2 = model(photometry, tokens).chunk(2)
         return nt_xent(z1, z2, temperature=0.2)
 
-    parameters = [p for name, p in model.named_parameters() if "mlp_head" not in name]
-
-    def step(run: object) -> list[torch.Tensor]:
-        value = run(photometry, tokens)
+    def step(run: Callable[..., torch.Tensor], model: SimCLR, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        value = run(*inputs)
+        parameters = [p for name, p in model.named_parameters() if "mlp_head" not in name]
         return [value.detach(), *torch.autograd.grad(value, parameters)]
 
-    want = step(loss)
-    got = step(torch.compile(loss, backend="inductor", fullgraph=True))
+    got = step(torch.compile(loss, backend="inductor", fullgraph=True), model, photometry, tokens)
     assert not torch._dynamo.utils.counters["graph_break"]
-    scale = torch.cat([each.flatten() for each in want[1:]]).abs().max()
-    torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=0)
-    for mine, theirs in zip(got[1:], want[1:], strict=True):
-        # Some gradients are small differences of large terms, which each way rounds in its own order.
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * scale.item())
+    eager = step(loss, model, photometry, tokens)
+    model = model.double()  # which `loss` reads
+    exact = step(loss, model, photometry.double(), tokens.double())
+    torch.testing.assert_close(got[0].double(), exact[0], rtol=1e-5, atol=0)
+    # Where the views agree, gradients are small differences of large terms: what the same step run eagerly
+    # rounds away says how much may be lost. Over 40 seeds the two lost alike, within a factor of 1.7.
+    rounding = max(_largest_error(eager[1:], exact[1:]), 1e-6)
+    assert _largest_error(got[1:], exact[1:]) < 8 * rounding
+    assert rounding < 1e-2  # or nothing was compared
+
+
+def _largest_error(gradients: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
+    """Return the largest error of any gradient, as a share of the largest gradient."""
+    scale = max(each.abs().max().item() for each in exact)
+    return max((a.double() - b).abs().max().item() for a, b in zip(gradients, exact, strict=True)) / scale
