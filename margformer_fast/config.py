@@ -232,6 +232,33 @@ class AugmentConfig(_Settings):
 
 
 @dataclass(frozen=True)
+class PhotometryViewConfig(_Settings):
+    """Random views of photometry; see :class:`margformer_fast.learning.photometry_views.PhotometryViews`.
+
+    Parameters
+    ----------
+    fainter : float
+        A view is fainter than the object by up to this many magnitudes, uniformly.
+    conditions : bool
+        Whether a view has the seeing and the extinction of another object.
+    noise : float
+        Noise added to fluxes beside what a fainter source lacks, in units of that of the conditions: 1 is a
+        measurement that shares nothing but the object.
+    radius_noise : float
+        Scatter of radii in units of their estimated error.
+    """
+
+    fainter: float = 2.0
+    conditions: bool = True
+    noise: float = 1.0
+    radius_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("fainter", "noise", "radius_noise"):
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, finite")
+
+
+@dataclass(frozen=True)
 class FitConfig(_Settings):
     """One stage of training: how long, how fast, when to stop.
 

@@ -33,6 +33,7 @@ from .files import atomic_file, read_json, write_json
 from .learning.balance import MagnitudeBalance
 from .learning.checkpoint import load_model, save_model
 from .learning.classify import predict, train_classifier
+from .learning.head import fit_head
 from .learning.margnet import CNN, DNN, ENSEMBLE, MargNetFit, predict_margnet, train_margnet
 from .learning.pretrain import pretrain
 from .learning.probe import probabilities, train_probe
@@ -92,6 +93,8 @@ class RunSettings:
     balance : str
         ``magnitude``: labelled training weighs classes alike at every magnitude, see
         :class:`margformer_fast.learning.balance.MagnitudeBalance`; or ``none``.
+    unlabelled : tuple of str
+        Survey stores whose objects are pre-trained on too.
     labels : float
         Share of the training and validation objects whose labels are used, above 0 and at most 1; SimCLR
         pre-trains on all.
@@ -116,6 +119,7 @@ class RunSettings:
     without: tuple[str, ...] = ()
     balance: str = "none"
     labels: float = 1.0
+    unlabelled: tuple[str, ...] = ()
 
     @property
     def errors(self) -> Protocol:
@@ -285,15 +289,22 @@ def run_experiment(
     )
     for samples in (train, val, test):
         samples.require_classes()
+    pool = train
+    if sets.pretrain is not None and settings.method != "supervised" and settings.protocol == "clean":
+        pool = Samples(sets.pretrain, classes, device, "pre-training")
     outcomes: list[Outcome] = []
     for run in range(settings.runs):
         seed = settings.seed + run
         place = directory / f"seed-{seed}"
         place.mkdir(exist_ok=True)
-        outcomes += _learn(place, settings, train, val, test, seed, f"run {run + 1}/{settings.runs}")
+        outcomes += _learn(place, settings, pool, train, val, test, seed, f"run {run + 1}/{settings.runs}")
     warnings = list(sets.warnings)
     if settings.balance == "magnitude":
         warnings.append("training weighed classes alike at every magnitude (--balance none does not)")
+    if pool is not train:
+        warnings.append(
+            f"pre-training saw {len(pool):,} objects without their labels, {len(train):,} of them training objects"
+        )
     if settings.labels < 1:
         warnings.append(f"labels of {100 * settings.labels:g} % of the training objects were used")
     warnings += differences(settings.protocol, model=settings.model, preset=settings.preset)
@@ -401,9 +412,16 @@ def _saved_encoder(path: Path, train: Samples, wanted_config: ModelConfig) -> Sc
 
 
 def _learn(
-    place: Path, settings: RunSettings, train: Samples, val: Samples, test: Samples, seed: int, label: str
+    place: Path,
+    settings: RunSettings,
+    pool: Samples,
+    train: Samples,
+    val: Samples,
+    test: Samples,
+    seed: int,
+    label: str,
 ) -> list[Outcome]:
-    """Run every method once."""
+    """Run every method once; `pool` is what pre-training sees."""
     preset = PRESETS[settings.preset]
     common: dict[str, Any] = {"precision": settings.precision, "seed": seed, "directory": place}
     errors, views = settings.errors, AugmentConfig()
@@ -415,18 +433,18 @@ def _learn(
     }
     outcomes = []
     model = _encoder(settings, train, seed)
-    # All labels that this run knows; pre-training, which needs none, has all objects.
+    # All labels that this run knows; pre-training needs none.
     labelled = _labelled(train, settings.labels, seed, 1)
     judged = _labelled(val, settings.labels, seed, _FEWEST_JUDGED)
     of_classifier["object_weights"] = _object_weights(settings, labelled, judged)
     if settings.method != "supervised":
-        shown = settings.pretrain_photometry == "shared"
+        shown = settings.pretrain_photometry != "hidden"
         history = {
             "pretrain": pretrain(
                 model,
-                train,
+                pool,
                 val,
-                _fit(settings, "pretrain", len(train)),
+                _fit(settings, "pretrain", len(pool)),
                 views,
                 photometry=settings.pretrain_photometry,
                 weights="last" if errors.last_weights else "best",
@@ -462,6 +480,10 @@ def _learn(
             None if errors.probe_on_validation else probabilities(probe, x_val),
         )
         stage = _fit(settings, "finetune", len(labelled))
+        if settings.pretrain_photometry == "varied":  # whose embeddings a linear map can read
+            stage = _fit(settings, "refine", len(labelled))
+            weights = of_classifier["object_weights"]
+            fit_head(model, labelled, None if weights is None else weights[0], precision=settings.precision)
     else:
         probed, stage = None, _fit(settings, "supervised", len(labelled))
     name = "finetune" if settings.method == "simclr" else "supervised"

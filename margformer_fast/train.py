@@ -87,9 +87,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--pretrain-photometry",
-        choices=("hidden", "shared"),
-        help="what SimCLR shows of the photometry: nothing, or the same with both views (hidden; shared for "
-        "lvit with --protocol published)",
+        choices=("varied", "hidden", "shared"),
+        help="what SimCLR shows of the photometry: with each view one of its own, nothing, or the same with "
+        "both views (varied; with --protocol published hidden, and shared for lvit)",
     )
     p.add_argument(
         "--probe",
@@ -120,6 +120,14 @@ def parser() -> argparse.ArgumentParser:
         default=1.0,
         metavar="SHARE",
         help="share of the objects whose labels training uses; SimCLR pre-trains on all objects (1)",
+    )
+    p.add_argument(
+        "--unlabelled",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="STORE",
+        help="SimCLR pre-trains on the objects of these survey stores too, whose labels it does not look at",
     )
     p.add_argument(
         "--transfer",
@@ -212,10 +220,16 @@ def execute(
     preset = options.preset if options.preset != "auto" else ("paper" if device.type == "cuda" else "quick")
     size = PRESETS[preset]
     is_published = options.protocol == "published"
+    if options.unlabelled and (is_published or options.method == "supervised"):
+        raise ConfigError(
+            "--unlabelled goes with SimCLR and the clean protocol, which pre-trains on what it is given",
+            mend="Leave it out, or leave out --protocol published and --method supervised.",
+        )
     if not 0 < options.labels <= 1:
         raise ConfigError(f"--labels is {options.labels:g}", expected="above 0 and at most 1")
     balances = options.exp == 3 and not is_published and options.transfer is None and source is None
     shares = is_published and options.model == "lvit" and "shared_photometry" not in without
+    pretrain_photometry = ("shared" if shares else "hidden") if is_published else "varied"
     with use_backend(options.backend):
         path = options.data or made_once(size.num_compact, size.num_faint)
         sets = make_sets(
@@ -225,6 +239,8 @@ def execute(
             chosen_population=options.population,
             split=options.split,
             max_train=size.max_train if options.data is None else None,
+            max_pretrain=size.max_pretrain if options.data is None else None,
+            unlabelled=options.unlabelled,
             keep_seen=is_published,
         )
         settings = RunSettings(
@@ -236,7 +252,7 @@ def execute(
             runs=options.runs or size.runs,
             seed=options.seed,
             precision=pick_precision(options.precision, device),
-            pretrain_photometry=options.pretrain_photometry or ("shared" if shares else "hidden"),
+            pretrain_photometry=options.pretrain_photometry or pretrain_photometry,
             probe=options.probe or ("mlp" if is_published else "linear"),
             baselines=_baselines(options.baselines),
             data=sets.source,
@@ -247,6 +263,7 @@ def execute(
             without=without,
             balance=options.balance or ("magnitude" if balances else "none"),
             labels=options.labels,
+            unlabelled=tuple(str(store) for store in options.unlabelled),
         )
         directory = _directory(options)
         open_directory(directory, settings, resume=options.resume)

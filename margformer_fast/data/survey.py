@@ -88,6 +88,9 @@ LSST = SurveyProfile(
 PROFILES = {profile.name: profile for profile in (SDSS, LSST)}
 
 
+_PER_OBJECT = ("objid", "ra", "dec", "label", "features")
+
+
 @dataclass(frozen=True)
 class Survey:
     """Objects of a survey: what every reader returns and every learner takes.
@@ -163,6 +166,39 @@ class Survey:
             features=self.features[rows],
             stamps=self.stamps.select(rows),
             columns={name: column[rows] for name, column in self.columns.items()},
+        )
+
+    def joined(self, other: Survey) -> Survey:
+        """Return these objects and then others of the same survey; no pixel is copied.
+
+        Columns that only one side has are left out.
+
+        Raises
+        ------
+        DataError
+            If the other survey has other bands, other stamps, or an object of this one.
+        """
+        if other.profile != self.profile:
+            raise DataError(f"a survey {other.profile.name} is to be joined", expected=self.profile.name)
+        if (other.stamps.size, other.stamps.scaling) != (self.stamps.size, self.stamps.scaling):
+            raise DataError(
+                f"stamps of side {other.stamps.size} with {other.stamps.scaling} are to be joined",
+                expected=f"side {self.stamps.size} with {self.stamps.scaling}",
+            )
+        twice = np.intersect1d(self.objid, other.objid)
+        if len(twice):
+            raise DataError(f"{len(twice)} objects are on both sides, the first has objid {twice[0]}")
+        both = {name: (getattr(self, name), getattr(other, name)) for name in _PER_OBJECT}
+        return replace(
+            self,
+            **{name: np.concatenate(pair) for name, pair in both.items()},
+            stamps=self.stamps.joined(other.stamps),
+            simulated=self.simulated or other.simulated,
+            columns={
+                name: np.concatenate([column, other.columns[name]])
+                for name, column in self.columns.items()
+                if name in other.columns
+            },
         )
 
     def feature(self, kind: str, band: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -76,14 +76,17 @@ class Preset:
         Layers of the encoder; None for the published depth.
     dropout : bool
         Whether to drop out as published; a run of few epochs underfits and is better without.
-    pretrain, finetune, supervised, probe, photometry : FitConfig
-        The stages; the last is the baseline that sees no image.
+    pretrain, finetune, refine, supervised, probe, photometry : FitConfig
+        The stages; `refine` fine-tunes an encoder whose head fits it already, and `photometry` is the
+        baseline that sees no image.
     runs : int
         Runs over which results are averaged.
     num_compact, num_faint : int
         Objects of the simulated survey's two samples, all classes together.
     max_train : int or None
         Training objects at most, of a simulated survey.
+    max_pretrain : int or None
+        Objects at most, of a simulated survey, that pre-training sees.
     margnet_dnn, margnet_cnn, margnet_head : FitConfig
         The parts of the baseline MargNet.
     margnet_width : float
@@ -96,6 +99,7 @@ class Preset:
     dropout: bool
     pretrain: FitConfig
     finetune: FitConfig
+    refine: FitConfig
     supervised: FitConfig
     probe: FitConfig
     photometry: FitConfig
@@ -103,6 +107,7 @@ class Preset:
     num_compact: int
     num_faint: int
     max_train: int | None
+    max_pretrain: int | None
     margnet_dnn: FitConfig
     margnet_cnn: FitConfig
     margnet_head: FitConfig
@@ -156,6 +161,7 @@ PRESETS = {
         dropout=False,
         pretrain=FitConfig(4, 4, 256, 3e-3, "cosine", clip_norm=1.0),
         finetune=FitConfig(6, 6, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
+        refine=FitConfig(6, 6, 128, 5e-4, "cosine", weight_decay=1e-2, clip_norm=1.0),
         supervised=FitConfig(6, 6, 128, 2e-3, "cosine", weight_decay=1e-2, clip_norm=1.0),
         probe=FitConfig(60, 10, 256, 1e-2, "cosine"),
         photometry=FitConfig(10, 10, 128, 2e-3, "cosine", weight_decay=1e-2),
@@ -163,6 +169,7 @@ PRESETS = {
         num_compact=18_000,
         num_faint=9_000,
         max_train=7_000,
+        max_pretrain=18_000,
         # An eighth of the filters, or a step of the image network would take a core thirty times as long:
         # `pytest benchmarks/bench_margnet.py --benchmark-only`. Five epochs still leave it undertrained.
         # Small batches: five layers of sigmoids stay at chance for the first hundred steps.
@@ -178,6 +185,7 @@ PRESETS = {
         dropout=True,
         pretrain=FitConfig(300, 20, 1024, 3e-3),
         finetune=FitConfig(100, 30, 512, 1e-3),
+        refine=FitConfig(100, 30, 512, 5e-4, "cosine", weight_decay=1e-2, clip_norm=1.0),
         supervised=FitConfig(300, 30, 512, 1e-3),
         probe=FitConfig(100, 10, 512, 3e-4, weight_decay=1e-4),
         photometry=FitConfig(300, 30, 512, 1e-3),
@@ -185,6 +193,7 @@ PRESETS = {
         num_compact=240_000,
         num_faint=150_000,
         max_train=None,
+        max_pretrain=None,
         margnet_dnn=FitConfig(4000, 100, 2048, 1e-3),
         margnet_cnn=FitConfig(300, 30, 512, 1e-3),
         margnet_head=FitConfig(100, 100, 512, 1e-3),
@@ -210,6 +219,9 @@ class Sets:
         Where they came from, in words.
     warnings : tuple of str
         What a reader of the results must know.
+    pretrain : Survey, optional
+        What pre-training sees, which needs no label: the training set and all that is in no other set, faint
+        and extended objects too. None is the training set alone.
     """
 
     train: Survey
@@ -217,6 +229,7 @@ class Sets:
     test: Survey
     source: str
     warnings: tuple[str, ...] = ()
+    pretrain: Survey | None = None
 
 
 def make_sets(
@@ -227,6 +240,8 @@ def make_sets(
     chosen_population: str | None = None,
     split: str = "object",
     max_train: int | None = None,
+    max_pretrain: int | None = None,
+    unlabelled: Sequence[Path] = (),
     keep_seen: bool = False,
 ) -> Sets:
     """Make the sets of an experiment from a survey store or a directory of published arrays.
@@ -246,6 +261,10 @@ def make_sets(
         shares of MargFormer or of MargNet; or, for a store, into strips of sky a stamp apart.
     max_train : int, optional
         Keep at most this many training objects.
+    max_pretrain : int, optional
+        Keep at most this many objects for pre-training, training objects first.
+    unlabelled : sequence of Path
+        Survey stores whose objects are pre-trained on too.
     keep_seen : bool
         For a store: build the test set of Experiment 3 of the three-class task as published, without regard
         to what was trained on. Of published arrays, whose test set is given, nothing is ever left out.
@@ -284,7 +303,37 @@ def make_sets(
         warning = f"{max_train:,} of {len(sets.train):,} training objects were used"
         train = sets.train.select(np.sort(ranked[:max_train]))
         sets = replace(sets, train=train, warnings=(*sets.warnings, warning))
+    for store in unlabelled:
+        sets = _with_unlabelled(sets, store)
+    if sets.pretrain is not None:
+        sets = replace(sets, pretrain=_for_pretraining(sets.pretrain, sets.train, max_pretrain))
     return _mark_seen(sets)
+
+
+def _for_pretraining(survey: Survey, train: Survey, most: int | None) -> Survey:
+    """Keep the training set and as many of the others as are wanted, of which only a hash decides."""
+    labelled = np.isin(survey.objid, train.objid)
+    first = np.lexsort((object_hash(survey.objid, SPLIT_SEED), ~labelled))
+    return survey.select(np.sort(first[: len(survey) if most is None else max(most, len(train))]))
+
+
+def _with_unlabelled(sets: Sets, path: Path) -> Sets:
+    """Pre-train on the objects of another store too, but for those that are validated or tested on."""
+    survey = read_store(path)
+    other_sets = np.concatenate([sets.val.objid, sets.test.objid])
+    usable = np.isfinite(survey.features).all(axis=1)
+    pool = sets.train if sets.pretrain is None else sets.pretrain
+    wanted = usable & ~np.isin(survey.objid, np.concatenate([pool.objid, other_sets]))
+    if not wanted.any():
+        raise DataError(
+            f"has no object to pre-train on: {(~usable).sum()} of {len(survey)} have a feature that is not "
+            "finite, the others are in the sets already",
+            where=path,
+        )
+    warning = f"pre-training saw {wanted.sum():,} objects of {path.name}"
+    if not usable.all():
+        warning += f"; {(~usable).sum():,} more have a feature that is not finite"
+    return replace(sets, pretrain=pool.joined(survey.select(wanted)), warnings=(*sets.warnings, warning))
 
 
 def _of_task(survey: Survey, task: str, where: Path) -> np.ndarray:
@@ -320,7 +369,32 @@ def _from_store(
     else:
         test = base.select(sides.test)
     kind = "simulated survey" if survey.simulated else "survey store"
-    return Sets(train, val, test, f"{kind} {path.name} ({len(survey):,} objects)")
+    source = f"{kind} {path.name} ({len(survey):,} objects)"
+    pretrain = _unlabelled_too(survey, [train, val, test, base.select(sides.test)], task, plan, chosen, split)
+    return Sets(train, val, test, source, pretrain=pretrain)
+
+
+def _unlabelled_too(
+    survey: Survey, sets: Sequence[Survey], task: str, plan: Experiment, chosen: str | None, split: str
+) -> Survey | None:
+    """Return the objects of a store that are trained on, or neither validated nor tested on.
+
+    Experiments 1 and 3 share what they train, so the test objects of both are left out of either.
+    """
+    train, *others = sets
+    if split == "sky":  # whose strips keep a distance: what lies between them is left alone
+        return None
+    held_out = np.concatenate([each.objid for each in others])
+    held_out = held_out[~np.isin(held_out, train.objid)]
+    if plan.number == 1 and chosen is None:
+        seen = np.concatenate([train.objid, others[0].objid])
+        try:
+            tested = survey.objid[experiment3(survey, task, seen, SPLIT_SEED)]
+        except DataError:  # the store has no Experiment 3
+            tested = held_out[:0]
+        held_out = np.concatenate([held_out, tested])
+    usable = np.isfinite(survey.features).all(axis=1) | np.isin(survey.objid, train.objid)
+    return survey.select(usable & ~np.isin(survey.objid, held_out))
 
 
 def _mark_seen(sets: Sets) -> Sets:

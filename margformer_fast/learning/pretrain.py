@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..config import AugmentConfig, FitConfig
+from ..config import AugmentConfig, FitConfig, PhotometryViewConfig
 from ..errors import ConfigError
 from ..nn.inputs import ScaledEncoder
 from ..nn.simclr import SimCLR
 from ..ops.nt_xent import nt_xent
 from .device import autocast
+from .dimmed_stamps import dimmed_views
 from .loop import Stage, run_stage
+from .photometry_views import PhotometryViews
 from .samples import Samples
 
-PHOTOMETRY = ("hidden", "shared")
-"""What pre-training shows of the photometry: nothing, or the same features with both views. The second is
-the published three-class recipe, whose task can be solved without a look at the images."""
+PHOTOMETRY = ("varied", "hidden", "shared")
+"""What pre-training shows of the photometry: a view of its own with each view of the stamp, fainter both by
+the same amount, see :class:`margformer_fast.learning.photometry_views.PhotometryViews`; nothing; or the same
+features with both views. The last is the published three-class recipe, whose task can be solved without
+a look at the images; the second the published two-class recipe, which learns nothing of the photometry."""
 
+_Pairs = Callable[[np.ndarray, int], tuple[torch.Tensor, torch.Tensor | None]]
 _PROJECTOR_WIDTH = {"margformer": 128, "lvit": 1024}
 
 
@@ -78,28 +84,23 @@ def pretrain(
     if photometry not in PHOTOMETRY:
         raise ConfigError(f"photometry is {photometry!r}", expected=" | ".join(PHOTOMETRY))
     model = SimCLR(encoder, encoder.config.dim, hidden=_PROJECTOR_WIDTH[encoder.config.form]).to(train.device)
+    of_train, of_val = (
+        _pairs(each, photometry, augmentation, encoder.config.patch_size, seed) for each in (train, val)
+    )
 
-    def loss(samples: Samples, rows: np.ndarray, epoch: int) -> torch.Tensor:
-        patch_VNPL = samples.views(
-            rows,
-            augmentation,
-            seed=seed,
-            epoch=epoch,
-            num_views=2,
-            patch_size=encoder.config.patch_size,
-        )
-        features = None if photometry == "hidden" else samples.photometry[rows].repeat(2, 1)
-        with autocast(samples.device, precision):
-            z1_ND, z2_ND = model(features, patch_VNPL.flatten(0, 1)).float().chunk(2)
+    def loss(pairs: _Pairs, rows: np.ndarray, epoch: int) -> torch.Tensor:
+        patch_VNPL, features_MF = pairs(rows, epoch)
+        with autocast(train.device, precision):
+            z1_ND, z2_ND = model(features_MF, patch_VNPL.flatten(0, 1)).float().chunk(2)
         return nt_xent(z1_ND, z2_ND, temperature=config.temperature)
 
     def validate(_epoch: int) -> dict[str, float]:
         every, batch = np.arange(len(val)), config.batch_size
         if config.batches == "ragged":
             parts = np.split(every, range(batch, len(val), batch))
-            return {"val_loss": float(np.mean([loss(val, rows, 0).item() for rows in parts]))}
+            return {"val_loss": float(np.mean([loss(of_val, rows, 0).item() for rows in parts]))}
         parts = np.array_split(every, max(1, round(len(val) / batch)))
-        return {"val_loss": sum(loss(val, rows, 0).item() * len(rows) for rows in parts) / len(val)}
+        return {"val_loss": sum(loss(of_val, rows, 0).item() * len(rows) for rows in parts) / len(val)}
 
     stage = Stage(
         "pretrain",
@@ -107,8 +108,36 @@ def pretrain(
         model,
         len(train),
         config,
-        lambda rows, epoch: loss(train, rows, epoch),
+        lambda rows, epoch: loss(of_train, rows, epoch),
         validate,
         weights,
     )
     return run_stage(stage, seed=seed, directory=directory, label=label)
+
+
+def _pairs(
+    samples: Samples, photometry: str, augmentation: AugmentConfig, patch_size: int, seed: int
+) -> _Pairs:
+    """Return what makes two views of objects: ``pairs(rows, epoch)`` gives stamps and photometry."""
+    if photometry != "varied":
+
+        def alike(rows: np.ndarray, epoch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+            patch_VNPL = samples.views(
+                rows, augmentation, seed=seed, epoch=epoch, num_views=2, patch_size=patch_size
+            )
+            return patch_VNPL, None if photometry == "hidden" else samples.photometry[rows].repeat(2, 1)
+
+        return alike
+    noise = samples.pixel_noise()
+    views = PhotometryViews(samples.survey, noise, PhotometryViewConfig())
+
+    def varied(rows: np.ndarray, epoch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        both = [{"seed": seed, "epoch": epoch, "view": view} for view in (0, 1)]
+        features = np.concatenate([views(rows, **key) for key in both])
+        fainter = np.stack([views.fainter(rows, **key) for key in both])
+        patch_VNPL = dimmed_views(
+            samples, rows, augmentation, fainter, noise, seed=seed, epoch=epoch, patch_size=patch_size
+        )
+        return patch_VNPL, torch.from_numpy(features).to(samples.device)
+
+    return varied

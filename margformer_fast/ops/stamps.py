@@ -73,6 +73,12 @@ class Stamps:
         """Return the stamps at `rows` (int64 indices into these stamps); nothing is copied."""
         return replace(self, rows=rows if self.rows is None else self.rows[rows])
 
+    def joined(self, other: Stamps) -> Stamps:
+        """Return these stamps and then others of the same shape and scaling; nothing is copied."""
+        total = sum(len(part) for part in self.parts)
+        own, theirs = (each.rows_of(None) for each in (self, other))
+        return Stamps((*self.parts, *other.parts), self.scaling, np.concatenate([own, total + theirs]))
+
     def decode(self, indices: np.ndarray | None = None, *, backend: str = "auto") -> np.ndarray:
         """Return pixels as native float32.
 

@@ -43,7 +43,9 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 FOR_GEOMETRY = 0
 FOR_NOISE = 1
 FOR_GAINS = 2
-"""What the words of a view are for: each purpose is a stream of its own. Gains take four bands a purpose."""
+FOR_PHOTOMETRY = 64
+"""What the words of a view are for: each purpose is a stream of its own. Gains take four bands a purpose,
+photometry one purpose for choices and one for every four deviates."""
 
 
 def draw(seed: int, epoch: int, objid: np.ndarray, view: int, purpose: int = FOR_GEOMETRY) -> np.ndarray:
