@@ -88,9 +88,6 @@ LSST = SurveyProfile(
 PROFILES = {profile.name: profile for profile in (SDSS, LSST)}
 
 
-_PER_OBJECT = ("objid", "ra", "dec", "label", "features")
-
-
 @dataclass(frozen=True)
 class Survey:
     """Objects of a survey: what every reader returns and every learner takes.
@@ -188,10 +185,13 @@ class Survey:
         twice = np.intersect1d(self.objid, other.objid)
         if len(twice):
             raise DataError(f"{len(twice)} objects are on both sides, the first has objid {twice[0]}")
-        both = {name: (getattr(self, name), getattr(other, name)) for name in _PER_OBJECT}
         return replace(
             self,
-            **{name: np.concatenate(pair) for name, pair in both.items()},
+            objid=np.concatenate([self.objid, other.objid]),
+            ra=np.concatenate([self.ra, other.ra]),
+            dec=np.concatenate([self.dec, other.dec]),
+            label=np.concatenate([self.label, other.label]),
+            features=np.concatenate([self.features, other.features]),
             stamps=self.stamps.joined(other.stamps),
             simulated=self.simulated or other.simulated,
             columns={
