@@ -305,7 +305,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch, place: Path, wanted: RunSettings,
 
     for stand_in in (pretrain, train_classifier, train_probe, train_margnet):
         monkeypatch.setattr(runner, stand_in.__name__, stand_in)
-    outcomes = runner._learn(place, wanted, *sets, 0, "test")
+    outcomes = runner._learn(place, wanted, sets[0], *sets, 0, "test")
     asked["calibrated"] = {outcome.method for outcome in outcomes if outcome.calibration is not None}
     return asked
 

@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
 from ..nn.inputs import ScaledEncoder
@@ -15,7 +16,7 @@ from .classify import predict
 from .samples import Samples
 
 _FOLDS = 5
-_PENALTIES = np.logspace(-3, 4, 10)
+_STRENGTHS = np.logspace(-3, 2, 6)  # inverse, of the penalty
 
 
 def fit_head(
@@ -46,17 +47,9 @@ def fit_head(
     finally:
         hook.remove()
     x_ND, y_N = torch.cat(seen).cpu().numpy(), labelled.label.cpu().numpy()
+    weight_N = np.ones(len(y_N)) if object_weights is None else object_weights
     mean_D, std_D = x_ND.mean(axis=0), x_ND.std(axis=0) + 1e-6
-    folds = min(_FOLDS, int(np.bincount(y_N).min()))
-    regression = (
-        LogisticRegressionCV(Cs=_PENALTIES, cv=folds, scoring="neg_log_loss", max_iter=500)
-        if folds > 1
-        else LogisticRegression(max_iter=500)
-    )
-    with warnings.catch_warnings():
-        # The weakest penalties need not converge; they do not win.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        regression.fit((x_ND - mean_D) / std_D, y_N, sample_weight=object_weights)
+    regression = _regression((x_ND - mean_D) / std_D, y_N, weight_N)
     weight_CD, bias_C = regression.coef_, regression.intercept_
     if len(weight_CD) == 1:  # two classes: one row for the second against the first
         weight_CD, bias_C = (np.concatenate([-each, each]) / 2 for each in (weight_CD, bias_C))
@@ -64,3 +57,24 @@ def fit_head(
     with torch.no_grad():
         last.weight.copy_(torch.from_numpy(weight_CD))
         last.bias.copy_(torch.from_numpy(bias_C - weight_CD @ mean_D))
+
+
+def _regression(x_ND: np.ndarray, y_N: np.ndarray, weight_N: np.ndarray) -> LogisticRegression:
+    """Fit a logistic regression with the penalty of the lowest cross-entropy of objects left out."""
+
+    def fitted(strength: float, rows: np.ndarray) -> LogisticRegression:
+        regression = LogisticRegression(C=strength, max_iter=500)
+        with warnings.catch_warnings():
+            # The weakest penalties need not converge; they do not win.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return regression.fit(x_ND[rows], y_N[rows], sample_weight=weight_N[rows])
+
+    def loss(strength: float, learned: np.ndarray, left_out: np.ndarray) -> float:
+        log_p = fitted(strength, learned).predict_log_proba(x_ND[left_out])
+        return float(-(weight_N[left_out] * log_p[np.arange(len(left_out)), y_N[left_out]]).sum())
+
+    folds = min(_FOLDS, int(np.bincount(y_N).min()))
+    if folds < 2:  # a class with one object cannot be left out
+        return fitted(1.0, np.arange(len(y_N)))
+    parts = list(StratifiedKFold(folds).split(x_ND, y_N))
+    return fitted(min(_STRENGTHS, key=lambda c: sum(loss(c, *part) for part in parts)), np.arange(len(y_N)))
