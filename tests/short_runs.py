@@ -20,6 +20,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
         depth=1,
         pretrain=short,
         finetune=short,
+        refine=short,
         supervised=short,
         probe=short,
         photometry=short,

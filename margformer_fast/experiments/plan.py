@@ -321,18 +321,14 @@ def _with_unlabelled(sets: Sets, path: Path) -> Sets:
     """Pre-train on the objects of another store too, but for those that are validated or tested on."""
     survey = read_store(path)
     other_sets = np.concatenate([sets.val.objid, sets.test.objid])
-    usable = np.isfinite(survey.features).all(axis=1)
     pool = sets.train if sets.pretrain is None else sets.pretrain
-    wanted = usable & ~np.isin(survey.objid, np.concatenate([pool.objid, other_sets]))
+    wanted = ~np.isin(survey.objid, np.concatenate([pool.objid, other_sets]))
     if not wanted.any():
         raise DataError(
-            f"has no object to pre-train on: {(~usable).sum()} of {len(survey)} have a feature that is not "
-            "finite, the others are in the sets already",
+            f"has no object to pre-train on: its {len(survey)} objects are in the sets already",
             where=path,
         )
     warning = f"pre-training saw {wanted.sum():,} objects of {path.name}"
-    if not usable.all():
-        warning += f"; {(~usable).sum():,} more have a feature that is not finite"
     return replace(sets, pretrain=pool.joined(survey.select(wanted)), warnings=(*sets.warnings, warning))
 
 
@@ -393,8 +389,7 @@ def _unlabelled_too(
         except DataError:  # the store has no Experiment 3
             tested = held_out[:0]
         held_out = np.concatenate([held_out, tested])
-    usable = np.isfinite(survey.features).all(axis=1) | np.isin(survey.objid, train.objid)
-    return survey.select(usable & ~np.isin(survey.objid, held_out))
+    return survey.select(~np.isin(survey.objid, held_out))
 
 
 def _mark_seen(sets: Sets) -> Sets:
