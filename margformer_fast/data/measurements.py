@@ -112,7 +112,8 @@ def read_features(features: Any, profile: SurveyProfile) -> Blocks:
         If they have another shape or type, or one unit for all, with the row where rows differ.
     """
     count = profile.num_features
-    mend = "One object is features[None]." if np.shape(features) == (count,) else None
+    single = not _is_ragged(features) and np.shape(features) == (count,)
+    mend = "One object is features[None]." if single else None
     names = profile.feature_names
     expected = f"(N, {count}): {names[0]}, {names[1]}, ... {names[-1]}"
     return _checked(features, "features", (count,), _no_unit, expected, mend)
