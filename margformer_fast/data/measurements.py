@@ -21,7 +21,8 @@ STAMP = "stamp"
 
 _AB_JANSKY = 3630.780547701014  # flux density of magnitude 0: 10^(-48.6 / 2.5) erg / s / cm2 / Hz
 
-_Convert = Callable[[Any], Callable[[np.ndarray], np.ndarray]]
+# From a unit, and whose it is, to what turns values into the survey's.
+_Convert = Callable[[Any, str], Callable[[np.ndarray], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -184,11 +185,11 @@ def _checked(
     """Return values (N, *shape) ready to be read."""
     if _is_ragged(values):
         return Blocks(_stacked(values, what, shape, convert))
-    array, mask, unit = _parts(values)
+    array, mask, unit = _parts(values, what)
     if tuple(array.shape[1:]) != shape or array.ndim != 1 + len(shape):
         raise DataError(f"{what} have shape {tuple(array.shape)}", expected=expected, mend=mend)
     _check_type(array, what)
-    return Blocks(array, mask, None if unit is None else convert(unit))
+    return Blocks(array, mask, None if unit is None else convert(unit, what))
 
 
 def _is_ragged(values: Any) -> bool:
@@ -202,19 +203,18 @@ def _stacked(rows: Sequence[Any], what: str, shape: tuple[int, ...], convert: _C
     for k, row in enumerate(rows):
         if row is None or row is np.ma.masked:
             continue
-        array, mask, unit = _parts(row)
+        where = f"row {k} of {what}"
+        array, mask, unit = _parts(row, where)
         if tuple(array.shape) != shape:
-            raise DataError(
-                f"has shape {tuple(array.shape)}", where=f"{what}, row {k}", expected=f"{shape} in every row"
-            )
-        _check_type(array, f"{what}, row {k},")
-        convert_row = None if unit is None else convert(unit)
+            raise DataError(f"{where} has shape {tuple(array.shape)}", expected=f"{shape} in every row")
+        _check_type(array, where)
+        convert_row = None if unit is None else convert(unit, where)
         one = Blocks(array[None], None if mask is None else mask[None], convert_row)
         out[k] = one.read(0, 1, np.float64)[0]
     return out
 
 
-def _parts(values: Any) -> tuple[np.ndarray | torch.Tensor, np.ndarray | None, Any]:
+def _parts(values: Any, what: str) -> tuple[np.ndarray | torch.Tensor, np.ndarray | None, Any]:
     """Return numbers, mask and unit; the latter two None if there are none."""
     if isinstance(values, torch.Tensor):
         return values.detach(), None, None
@@ -222,7 +222,10 @@ def _parts(values: Any) -> tuple[np.ndarray | torch.Tensor, np.ndarray | None, A
     mask = getattr(values, "mask", None)
     if hasattr(values, "unmasked"):  # astropy's Masked
         values = values.unmasked
-    array = np.asarray(getattr(values, "value", values) if unit is not None else values)
+    try:
+        array = np.asarray(getattr(values, "value", values) if unit is not None else values)
+    except ValueError as error:  # lists of lists of different lengths
+        raise DataError(f"{what}: no array of numbers ({error})") from error
     if mask is None or not np.any(mask):
         return array, None, unit
     return array, np.broadcast_to(mask, array.shape), unit
@@ -234,11 +237,11 @@ def _check_type(array: np.ndarray | torch.Tensor, what: str) -> None:
     else:
         real = array.dtype.kind in "fiu"
     if not real:
-        raise DataError(f"{what} are of type {array.dtype}", expected="real numbers")
+        raise DataError(f"{what}: type {array.dtype}", expected="real numbers")
 
 
 def _to_flux(profile: SurveyProfile) -> _Convert:
-    def convert(unit: Any) -> Callable[[np.ndarray], np.ndarray]:
+    def convert(unit: Any, whose: str) -> Callable[[np.ndarray], np.ndarray]:
         from astropy import units as u
 
         target = u.Unit("nmgy") if profile.flux_unit == "nanomaggy" else u.Unit(profile.flux_unit)
@@ -247,17 +250,16 @@ def _to_flux(profile: SurveyProfile) -> _Convert:
             factor = float(u.Unit(unit).to(target, equivalencies=u.zero_point_flux(_AB_JANSKY * u.Jy)))
         except (u.UnitConversionError, TypeError, ValueError) as error:
             raise DataError(
-                f"images are in {unit}",
-                expected=f"a flux such as {profile.flux_unit} or nJy",
+                f"{whose}: unit {unit}", expected=f"a flux such as {profile.flux_unit} or nJy"
             ) from error
         return lambda values: values * factor
 
     return convert
 
 
-def _no_unit(unit: Any) -> Callable[[np.ndarray], np.ndarray]:
+def _no_unit(unit: Any, whose: str) -> Callable[[np.ndarray], np.ndarray]:
     raise DataError(
-        f"features have one unit, {unit}, for magnitudes and radii alike",
+        f"{whose}: one unit, {unit}, for magnitudes and radii alike",
         mend="Give plain numbers in magnitudes and arcseconds, or a table whose columns have units.",
     )
 
@@ -288,16 +290,17 @@ def _column(column: Any, name: str, unit: str) -> np.ndarray:
         except (TypeError, ValueError) as error:
             raise DataError(f"column {name!r} holds what is no number ({error})") from error
     if _is_ragged(column):
-        return _stacked(column, f"column {name!r}", (), lambda given: _to_unit(given, unit, name))
-    array, mask, given = _parts(column)
+        return _stacked(column, f"column {name!r}", (), lambda given, whose: _to_unit(given, unit, whose))
+    whose = f"column {name!r}"
+    array, mask, given = _parts(column, whose)
     if array.ndim != 1:
-        raise DataError(f"column {name!r} has shape {tuple(array.shape)}", expected="(N,)")
-    _check_type(array, f"values of column {name!r}")
-    convert = None if given is None or str(given) == unit else _to_unit(given, unit, name)
+        raise DataError(f"{whose} has shape {tuple(array.shape)}", expected="(N,)")
+    _check_type(array, whose)
+    convert = None if given is None or str(given) == unit else _to_unit(given, unit, whose)
     return Blocks(array, mask, convert).read(0, len(array), np.float64)
 
 
-def _to_unit(given: Any, unit: str, name: str) -> Callable[[np.ndarray], np.ndarray]:
+def _to_unit(given: Any, unit: str, whose: str) -> Callable[[np.ndarray], np.ndarray]:
     from astropy import units as u
 
     # A magnitude as astropy has it knows its zero point; only AB is that of the features.
@@ -305,7 +308,7 @@ def _to_unit(given: Any, unit: str, name: str) -> Callable[[np.ndarray], np.ndar
     for target in candidates:
         if u.Unit(given).is_equivalent(target):
             return lambda values: np.asarray(u.Quantity(values, given, subok=True).to_value(target))
-    raise DataError(f"column {name!r} is in {given}", expected=unit)
+    raise DataError(f"{whose}: unit {given}", expected=unit)
 
 
 def _objid(column: Any) -> np.ndarray:
