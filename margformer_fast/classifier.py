@@ -89,6 +89,10 @@ class Classifier:
         Whether it was trained on simulated objects.
     calibration : Calibration or None
         Temperature and scores.
+    classifies : bool
+        Whether its head was trained; without, it only embeds.
+    model : ScaledEncoder
+        The network, on `device`.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class Classifier:
         self.classes, self.profile, self.config = saved.classes, saved.profile, saved.model.config
         self.simulated, self.calibration = saved.simulated, calibration
         self.device, self.precision = device, precision
-        self._classifies, self._range = saved.classifies, _allowed(saved.feature_range)
+        self.classifies, self._range = saved.classifies, _allowed(saved.feature_range)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "fp32") -> Self:
@@ -176,7 +180,7 @@ class Classifier:
             trained.
         """
         level = checked_level(level)
-        if not self._classifies:
+        if not self.classifies:
             raise ConfigError(
                 "the model's head was never trained: it only embeds",
                 mend="Use embed(), or a run with --method simclr or supervised.",
