@@ -1,8 +1,8 @@
 """A trained model as one file that needs no margformer_fast: ``python -m margformer_fast.export``.
 
 What surrounds the network (scaling of inputs, what stands in for missing values, temperature) is inside the
-graph: inputs ``images`` (N, C, S, S) and ``features`` (N, F), both float32, output ``probability`` (N, K). Any
-number N of objects goes.
+graph: inputs ``images`` (N, C, S, S) and ``features`` (N, F), output ``probability`` (N, K), all float32. It
+takes any number N of objects.
 """
 
 from __future__ import annotations

@@ -201,12 +201,13 @@ def test_without_any_feature_a_model_of_raw_inputs_sees_zeros(
 
 def test_features_far_from_those_of_training(made: Made) -> None:
     low, high = made.val.feature_range().T
-    middle = np.tile((low + high) / 2, (4, 1))
+    middle = np.tile((low + high) / 2, (5, 1))
     middle[1, 0] = high[0] + 0.4 * (high[0] - low[0])
     middle[2, 0] = high[0] + 0.6 * (high[0] - low[0])
     middle[3, 2] = low[2] - 0.06  # the seeing was constant: 0.05 arcsec beyond it is far
-    flag = made.classifier.predict(made.images[:4], middle).flag
-    assert flag.tolist() == [0, 0, Flag.OUT_OF_RANGE, Flag.OUT_OF_RANGE]
+    middle[4, 2] = low[2] - 0.04
+    flag = made.classifier.predict(made.images[:5], middle).flag
+    assert flag.tolist() == [0, 0, Flag.OUT_OF_RANGE, Flag.OUT_OF_RANGE, 0]
 
 
 def test_numbers_that_overflow_are_not_classified(made: Made) -> None:
