@@ -277,7 +277,7 @@ class Classifier:
         """Return logits float64 (N, K), embeddings float32 (N, D) and flags; NaN where nothing is known."""
         if images is None and features is None:
             raise ConfigError("there are neither images nor features", expected="one of them at least")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size!r}", expected="a whole number, 1 or more")
         pixels = None if images is None else read_images(images, self.profile, self.config.size)
         numbers = None if features is None else read_features(features, self.profile)

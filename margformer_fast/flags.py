@@ -8,7 +8,8 @@ from enum import IntFlag
 class Flag(IntFlag):
     """Bits of ``flag``; 0 is an object with everything, like those trained on.
 
-    An object with any of them has probabilities for which no accuracy was measured.
+    An object with any of them has probabilities for which no accuracy was measured; docs/models.md has what
+    gaps cost one model.
     """
 
     FEATURE_MISSING = 1
@@ -21,7 +22,7 @@ class Flag(IntFlag):
     """Some pixels of a band have no finite value; they were read as empty sky."""
 
     NO_FEATURES = 8
-    """No photometric feature is there; the stamp alone was looked at."""
+    """No photometric feature is there; the stamp alone was looked at, by a model trained on both."""
 
     NO_IMAGE = 16
     """No band has a finite pixel; the photometric features alone were looked at."""

@@ -296,7 +296,8 @@ def _column(column: Any, name: str, unit: str) -> np.ndarray:
     if array.ndim != 1:
         raise DataError(f"{whose} has shape {tuple(array.shape)}", expected="(N,)")
     _check_type(array, whose)
-    convert = None if given is None or str(given) == unit else _to_unit(given, unit, whose)
+    # A column without dimension is one whose unit nobody said.
+    convert = None if given is None or str(given) in ("", unit) else _to_unit(given, unit, whose)
     return Blocks(array, mask, convert).read(0, len(array), np.float64)
 
 
@@ -312,9 +313,11 @@ def _to_unit(given: Any, unit: str, whose: str) -> Callable[[np.ndarray], np.nda
 
 
 def _objid(column: Any) -> np.ndarray:
-    array = np.ma.getdata(np.asarray(_unpandas(column)))
+    array = np.asarray(_unpandas(column))
+    if array.dtype.kind == "O":
+        array = np.array([str(each) for each in array])
     if array.dtype.kind == "f":
         raise DataError(
             "column 'objid' holds floats", expected="int64; a float cannot hold a 64-bit identifier"
         )
-    return array
+    return array.astype(array.dtype.newbyteorder("="))

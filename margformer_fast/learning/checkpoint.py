@@ -169,6 +169,8 @@ def save_model(
     with atomic_directory(path, overwrite=True) as temporary:
         save_tensors(temporary / "model.safetensors", model.state_dict(), {})
         write_json(temporary / "config.json", config)
+        # safetensors lets nobody else read what it writes; a model is for others.
+        (temporary / "model.safetensors").chmod((temporary / "config.json").stat().st_mode)
         if calibration is not None:
             write_json(temporary / CALIBRATION, calibration)
 
