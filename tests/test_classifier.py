@@ -237,6 +237,7 @@ def test_every_kind_of_array_is_the_same(made: Made) -> None:
         "nanomaggies": (images * u.nmgy, features),
         "flux densities": ((images * 3.630780547701014e-6) * u.Jy, features),
         "lists of quantities": ([(image / 1000) * u.Unit("1000 nmgy") for image in images], features),
+        "series": (pd.Series(list(images)), features),
         "masked quantities": (Masked(images * u.nmgy), features),
     }
     for name, (of_images, of_features) in same.items():
@@ -296,6 +297,11 @@ HOSTILE = {
     "one row": ({"features": lambda m: m.features[0]}, r"shape \(24,\).*One object is features\[None\]"),
     "too few": ({"features": lambda m: m.features[:, :23]}, r"shape \(41, 23\); expected \(N, 24\): dered_u"),
     "rows": ({"features": lambda m: m.features[:40]}, "41 images come with 40 rows of features"),
+    "frame": (
+        {"features": lambda m: pd.DataFrame(m.features)},
+        r"features are a DataFrame.*Use classify\(\)",
+    ),
+    "table": ({"features": lambda m: Table(m.features)}, r"features are a Table.*Use classify\(\)"),
     "one unit": ({"features": lambda m: m.features * u.mag}, "one unit, mag, for magnitudes and radii"),
     "ragged row": (
         {"features": lambda m: [*m.features[:9].tolist(), [1.0, 2.0], *m.features[10:].tolist()]},

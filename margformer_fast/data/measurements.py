@@ -112,6 +112,12 @@ def read_features(features: Any, profile: SurveyProfile) -> Blocks:
     DataError
         If they have another shape or type, or one unit for all, with the row where rows differ.
     """
+    if hasattr(features, "columns"):
+        raise DataError(
+            f"features are a {type(features).__name__}, whose columns have an order of their own",
+            expected="an array",
+            mend="Use classify(), which goes by the names of columns.",
+        )
     count = profile.num_features
     single = not _is_ragged(features) and np.shape(features) == (count,)
     mend = "One object is features[None]." if single else None
@@ -220,6 +226,7 @@ def _parts(values: Any, what: str) -> tuple[np.ndarray | torch.Tensor, np.ndarra
         return values.detach(), None, None
     unit = getattr(values, "unit", None)
     mask = getattr(values, "mask", None)
+    mask = None if callable(mask) else mask  # pandas has a method of that name
     if hasattr(values, "unmasked"):  # astropy's Masked
         values = values.unmasked
     try:
