@@ -15,6 +15,9 @@ from .backends import Problem, operators
 
 _OPTIONAL = {
     "fitsio": "reads Rice-compressed frames (.fz); pip install 'margformer-fast[fits]'",
+    "onnx": "exports models; pip install 'margformer-fast[export]'",
+    "onnxscript": "the same",
+    "onnxruntime": "runs exported models, and checks them",
     "triton": "compiles GPU kernels; comes with CUDA builds of torch",
 }
 _REQUIRED = ("torch", "numpy", "astropy", "safetensors", "scikit-learn", "matplotlib")

@@ -22,12 +22,16 @@ from .config import AugmentConfig, FitConfig, ModelConfig
 from .data.splits import object_hash
 from .data.survey import TASKS, Survey
 from .errors import ConfigError, DataError, OutputError
+from .evaluation import seen
 from .evaluation.attention import explain
 from .evaluation.baselines import decisions, features_only, survey_separator
+from .evaluation.calibration import Calibration
 from .evaluation.explained import Explained, objects_to_explain
 from .evaluation.metrics import confident_mistakes
+from .evaluation.model_card import AboutModel, model_card, model_metrics
 from .evaluation.report import ReportPaths, write_report
 from .evaluation.results import CalibrationSet, Outcome, RunHeader, TestSet
+from .evaluation.temperature import fit_temperature, logits_of
 from .experiments import PRESETS, Sets
 from .files import atomic_file, read_json, write_json
 from .learning.balance import MagnitudeBalance
@@ -347,7 +351,34 @@ def run_experiment(
     # A method that learned from the validation set cannot be calibrated on it: there may be none that can.
     calibrated = any(outcome.calibration is not None for outcome in outcomes)
     paths = write_report(directory, header, tested, outcomes, calibration if calibrated else None)
+    _describe_models(directory, settings, header, tested, outcomes, train)
     return Result(header, tested, outcomes, paths)
+
+
+def _describe_models(
+    directory: Path,
+    settings: RunSettings,
+    header: RunHeader,
+    every: TestSet,
+    every_outcome: Sequence[Outcome],
+    train: Samples,
+) -> None:
+    """Put its headline numbers and its card into the directory of each saved model."""
+    test, outcomes = seen.counted(header, every, every_outcome)
+    for run in range(settings.runs):
+        seed = settings.seed + run
+        place = directory / f"seed-{seed}" / "model"
+        model, _, profile = load_model(place)
+        about = AboutModel(
+            profile, model.config, sum(p.numel() for p in model.parameters()), train.feature_range()
+        )
+        own = [o for o in outcomes if (o.method, o.seed) == (settings.method, seed)]
+        # Of simclr-probe the encoder is saved, not the probe: those numbers are not the model's.
+        classified = own[0] if settings.method != "simclr-probe" else None
+        if classified is not None:
+            write_json(place / "metrics.json", model_metrics(header, test, classified, about))
+        with atomic_file(place / "README.md") as temporary:
+            temporary.write_text(model_card(header, test, classified, about), encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
@@ -495,7 +526,19 @@ def _learn(
         probability, embedding = predict(model, test, precision=settings.precision)
         calibration, _ = predict(model, judged, precision=settings.precision)
         outcomes.append(Outcome(settings.method, seed, probability, {name: curve}, embedding, calibration))
-    save_model(place / "model", model, train.classes, train.survey.profile, train.survey.simulated)
+    calibrates = bool(outcomes) and settings.labels == 1  # else too few labels for prediction sets
+    save_model(
+        place / "model",
+        model,
+        train.classes,
+        train.survey.profile,
+        train.survey.simulated,
+        classifies=bool(outcomes),
+        feature_range=train.feature_range(),
+        calibration=Calibration.fit(val.label.cpu().numpy(), calibration).to_dict(train.classes)
+        if calibrates
+        else None,
+    )
     if probed is not None:
         outcomes.append(probed)
     if "images" in settings.baselines:
@@ -522,14 +565,24 @@ def _learn(
         outcomes.append(_features_only(labelled, judged, test, seed))
     if "margnet" in settings.baselines:
         outcomes += _margnet(place, settings, labelled, judged, test, seed, label)
-    if settings.labels < 1:  # too few labels for prediction sets
-        outcomes = [replace(outcome, calibration=None) for outcome in outcomes]
+    outcomes = [
+        replace(outcome, calibration=None) if settings.labels < 1 else _with_temperature(outcome, judged)
+        for outcome in outcomes
+    ]
     columns = test.survey.columns
     # The separator learns nothing: one run says all.
     if seed == settings.seed and settings.task == "sg" and {"psfmag_r", "modelmag_r"} <= set(columns):
         galaxy = survey_separator(columns["psfmag_r"], columns["modelmag_r"])
         outcomes.append(Outcome("survey-separator", seed, decisions(np.where(galaxy, 0, 1), 2)))
     return outcomes
+
+
+def _with_temperature(outcome: Outcome, judged: Samples) -> Outcome:
+    """Return an outcome with the temperature that its probabilities of validation objects ask for."""
+    if outcome.calibration is None:
+        return outcome
+    label = judged.label.cpu().numpy()
+    return replace(outcome, temperature=fit_temperature(label, logits_of(outcome.calibration)))
 
 
 def _labelled(samples: Samples, share: float, seed: int, fewest: int) -> Samples:

@@ -15,7 +15,7 @@ PACKAGE = CHECKOUT / "margformer_fast"
 FLOORS = (
     {"errors"},
     {"files", "progress", "cli"},
-    {"config", "protocol"},
+    {"config", "protocol", "flags"},
     {"_native"},
     {"reference"},
     {"kernels"},
@@ -26,8 +26,8 @@ FLOORS = (
     {"learning"},
     {"evaluation"},
     {"experiments"},
-    {"runner", "verification"},
-    {"info", "train", "classify", "verify"},
+    {"runner", "verification", "classifier"},
+    {"info", "train", "classify", "export", "verify"},
     {"experiments.table"},  # runs the training command
     {"__main__"},
 )

@@ -27,6 +27,7 @@ from margformer_fast.evaluation.published import published
 from margformer_fast.evaluation.results import Outcome, TestSet, by_method
 from margformer_fast.evaluation.style import NamedFigure
 from margformer_fast.evaluation.summary import cautions, summarise
+from margformer_fast.evaluation.temperature import logits_of, temperature_scaled
 
 TINY = {"n": 30, "runs": 2}
 GROUPS = [
@@ -415,6 +416,26 @@ def test_metrics_are_strict_json_and_right(rng, tmp_path, quick):
     separator = found["methods"]["survey-separator"]["runs"][0]
     assert (separator["decides_only"], separator["macro_auc"], separator["ece"]) == (True, None, None)
     assert len(found["published"]) == len(published(1, "sgq"))
+
+
+def test_temperatures_are_told_and_change_no_decision(rng, tmp_path, quick):
+    header, test, outcomes = toy_results(rng, runs=1)
+    outcomes[0] = replace(outcomes[0], temperature=2.5)
+    paths = report.write_report(tmp_path, header, test, outcomes)
+    methods = json.loads(paths.metrics.read_text())["methods"]
+    mine, plain = (methods[name]["runs"][0] for name in ("simclr", "features-only"))
+    scaled = temperature_scaled(logits_of(outcomes[0].probability), 2.5)
+    assert mine["temperature"] == 2.5
+    assert mine["ece_scaled"] == metrics.expected_calibration_error(test.label, scaled)
+    assert mine["ece"] == metrics.expected_calibration_error(test.label, outcomes[0].probability)
+    assert mine["ece"] != mine["ece_scaled"]
+    assert np.array_equal(scaled.argmax(axis=1), outcomes[0].probability.argmax(axis=1))
+    assert (plain["temperature"], plain["ece_scaled"]) == (None, None)
+    page = paths.html.read_text()
+    assert "ECE, temperature scaled" in page
+    assert f"{mine['ece_scaled']:.4f}" in page
+    with pytest.raises(DataError, match=r"method 'simclr', seed 0: the temperature is -1\.0"):
+        replace(outcomes[0], temperature=-1.0)
 
 
 def test_predictions_can_be_joined_by_objid(rng, tmp_path, quick):

@@ -361,14 +361,13 @@ def _columns(survey: Survey) -> list[Column]:
         Column("ra", f8, "deg"),
         Column("dec", f8, "deg"),
         Column("class", _CLASS_NAMES.dtype),
-        *(Column(name, f8, _feature_unit(name)) for name in survey.profile.feature_names),
+        *(
+            Column(name, f8, unit)
+            for name, unit in zip(survey.profile.feature_names, survey.profile.feature_units, strict=True)
+        ),
         Column("r_obs", f8, "mag"),
         *(Column(name, values.dtype) for name, values in survey.columns.items()),
     ]
-
-
-def _feature_unit(name: str) -> str:
-    return "arcsec" if name.startswith(("deVRad_", "psffwhm_")) else "mag"
 
 
 def _file_problem(path: Path, entry: StoredFile) -> str | None:

@@ -64,6 +64,13 @@ class SurveyProfile:
         return (*per_band, *colours)
 
     @property
+    def feature_units(self) -> tuple[str, ...]:
+        """Their units, as FITS TUNIT: ``"mag"``, and ``"arcsec"`` of radii and seeing."""
+        return tuple(
+            "arcsec" if name.startswith(("deVRad_", "psffwhm_")) else "mag" for name in self.feature_names
+        )
+
+    @property
     def num_features(self) -> int:
         """Number of photometric features: 24 for five bands."""
         return 5 * len(self.bands) - 1

@@ -194,7 +194,49 @@ def by_class(label: np.ndarray, calibration: np.ndarray, probability: np.ndarray
         If shapes do not fit, a label is outside the classes or a probability is not in [0, 1].
     """
     label, calibration, probability = _checked(label, calibration, probability)
-    categories = tuple(_category(k, 1 - calibration[label == k, k]) for k in range(calibration.shape[1]))
+    scores = scores_by_class(label, calibration)
+    return by_sorted_scores(scores, probability)
+
+
+def scores_by_class(label: np.ndarray, calibration: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return what sets by class need of calibration objects: for each class the scores 1 - p, rising.
+
+    Parameters
+    ----------
+    label, calibration : ndarray
+        As for :func:`by_class`.
+
+    Returns
+    -------
+    tuple of ndarray of float64, length C
+        Of the objects of each class; empty for a class without objects.
+
+    Raises
+    ------
+    DataError
+        As :func:`by_class`.
+    """
+    label, calibration, _ = _checked(label, calibration, calibration)
+    return tuple(np.sort(1 - calibration[label == k, k]) for k in range(calibration.shape[1]))
+
+
+def by_sorted_scores(scores: Sequence[np.ndarray], probability: np.ndarray) -> Conformal:
+    """Compare objects with scores that were kept: :func:`by_class` without its calibration objects.
+
+    Parameters
+    ----------
+    scores : sequence of ndarray of float64, length C
+        From :func:`scores_by_class`.
+    probability : ndarray of float, shape (N, C)
+        Probabilities of the objects to classify.
+
+    Raises
+    ------
+    DataError
+        If there are not as many classes as scores, or a probability is not in [0, 1].
+    """
+    _, _, probability = _checked(np.empty(0, np.int64), np.empty((0, len(scores))), probability)
+    categories = tuple(_category(k, score) for k, score in enumerate(scores))
     p_value = [each.p_value(1 - probability[:, each.label]) for each in categories]
     return Conformal("class", np.stack(p_value, axis=1), categories)
 

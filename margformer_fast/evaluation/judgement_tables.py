@@ -116,7 +116,7 @@ def further_table(header: RunHeader, test: TestSet, methods: Sequence[MethodSumm
             escape(method.name),
             *(f"{100 * found[name].low:.2f} to {100 * found[name].high:.2f}" for name in BOOTSTRAPPED),
             _known(float(np.mean(precision))),
-            *(fraction(method.over_runs(name), _PM) for name in ("ece", "brier")),
+            *(fraction(method.over_runs(name), _PM) for name in ("ece", "ece_scaled", "brier")),
         ]
         body.append(("", cells))
     head = (
@@ -124,11 +124,14 @@ def further_table(header: RunHeader, test: TestSet, methods: Sequence[MethodSumm
         *(escape(name.replace("_", " ").replace("f1", "F1")) for name in BOOTSTRAPPED),
         "macro average precision",
         "calibration error (ECE)",
+        "ECE, temperature scaled",
         "Brier score",
     )
     foot = (
         f'<p class="foot">Intervals: {DRAWS:,} resamples of the test objects, each judged by the mean over '
-        "runs. A dash: the method only decides, or a class has no test object.</p>"
+        "runs. The temperature is the one with which the labels of the validation objects are likeliest "
+        "(Guo et al. 2017); it changes no decision. A dash: the method only decides, has no validation "
+        "objects of its own, or a class has no test object.</p>"
     )
     return folded("Further scores", table(head, body) + foot)
 

@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 
 from ..errors import DataError
+from .temperature import logits_of, temperature_scaled
 
 CALIBRATION_BINS = 15
 
@@ -62,6 +63,8 @@ class Evaluation:
         class without objects on both sides and for a method that only decides.
     ece, brier : float
         Calibration error and Brier score; NaN for a method that only decides.
+    ece_scaled : float
+        Calibration error after temperature scaling; NaN without a temperature.
     """
 
     scores: Scores
@@ -69,6 +72,7 @@ class Evaluation:
     average_precision: np.ndarray
     ece: float
     brier: float
+    ece_scaled: float
 
     @property
     def macro_auc(self) -> float:
@@ -362,7 +366,13 @@ def brier(label: np.ndarray, probability: np.ndarray) -> float:
     return total / 2 if probability.shape[1] == 2 else total
 
 
-def evaluate(label: np.ndarray, probability: np.ndarray, *, decides_only: bool = False) -> Evaluation:
+def evaluate(
+    label: np.ndarray,
+    probability: np.ndarray,
+    *,
+    decides_only: bool = False,
+    temperature: float | None = None,
+) -> Evaluation:
     """Measure everything on one run.
 
     Parameters
@@ -373,6 +383,8 @@ def evaluate(label: np.ndarray, probability: np.ndarray, *, decides_only: bool =
         Predicted probabilities.
     decides_only : bool
         The probabilities are mere decisions; what needs a ranking or a confidence is then NaN.
+    temperature : float, optional
+        Of :mod:`.temperature`; concerns ``ece_scaled`` alone.
 
     Raises
     ------
@@ -382,6 +394,7 @@ def evaluate(label: np.ndarray, probability: np.ndarray, *, decides_only: bool =
     label, probability = _probabilities(label, probability)
     num_classes = probability.shape[1]
     nothing = np.full(num_classes, np.nan)
+    scaled = None if temperature is None else temperature_scaled(logits_of(probability), temperature)
     one_against_rest = [(label == k, probability[:, k]) for k in range(num_classes)]
     return Evaluation(
         scores=scores(confusion(label, predict(probability), num_classes)),
@@ -391,6 +404,7 @@ def evaluate(label: np.ndarray, probability: np.ndarray, *, decides_only: bool =
         else np.array([average_precision(*side) for side in one_against_rest]),
         ece=float("nan") if decides_only else expected_calibration_error(label, probability),
         brier=float("nan") if decides_only else brier(label, probability),
+        ece_scaled=float("nan") if scaled is None else expected_calibration_error(label, scaled),
     )
 
 

@@ -193,6 +193,7 @@ def _runs_json(
         {
             "seed": run.seed,
             "decides_only": run.decides_only,
+            "temperature": run.temperature,
             **{name: measure(result) for name, measure in QUANTITIES.items()},
             "confusion": result.scores.confusion,
             "classes": {

@@ -187,12 +187,15 @@ class Outcome:
         Representation of each test object.
     calibration : ndarray of float64, shape (M, C), optional
         Probability of each class for each object of the `CalibrationSet`, in its row order.
+    temperature : float, optional
+        From these, by :mod:`margformer_fast.evaluation.temperature`. `probability` and `calibration` are
+        without it.
 
     Raises
     ------
     DataError
-        If probabilities are not finite, not between 0 and 1, or do not sum to 1, or the embedding is not
-        finite or not as long.
+        If probabilities are not finite, not between 0 and 1, or do not sum to 1, the embedding is not
+        finite or not as long, or the temperature is not above 0.
     """
 
     method: str
@@ -201,6 +204,7 @@ class Outcome:
     history: Mapping[str, Sequence[Mapping[str, float | None]]] = field(default_factory=dict)
     embedding: np.ndarray | None = None
     calibration: np.ndarray | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         p = np.asarray(self.probability)
@@ -208,6 +212,8 @@ class Outcome:
         _check_probabilities(p, where)
         if self.calibration is not None:
             _check_probabilities(np.asarray(self.calibration), f"{where}, calibration objects")
+        if self.temperature is not None and not 0 < self.temperature < np.inf:
+            raise DataError(f"the temperature is {self.temperature}", where=where, expected="above 0, finite")
         if self.embedding is None:
             return
         if self.embedding.ndim != 2 or len(self.embedding) != len(p):

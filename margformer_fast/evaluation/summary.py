@@ -36,6 +36,7 @@ QUANTITIES: dict[str, Callable[[Evaluation], float]] = {
     "macro_f1": lambda e: e.scores.macro_f1,
     "macro_auc": lambda e: e.macro_auc,
     "ece": lambda e: e.ece,
+    "ece_scaled": lambda e: e.ece_scaled,
     "brier": lambda e: e.brier,
 }
 """What is measured on a run."""
@@ -137,7 +138,15 @@ def summarise(header: RunHeader, test: TestSet, outcomes: Sequence[Outcome]) -> 
         MethodSummary(
             method,
             tuple(runs),
-            tuple(evaluate(test.label, run.probability, decides_only=run.decides_only) for run in runs),
+            tuple(
+                evaluate(
+                    test.label,
+                    run.probability,
+                    decides_only=run.decides_only,
+                    temperature=run.temperature,
+                )
+                for run in runs
+            ),
         )
         for method, runs in by_method(outcomes).items()
     ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,6 +19,9 @@ from ..data.survey import PROFILES, SurveyProfile
 from ..errors import DataError, OutputError
 from ..files import atomic_directory, atomic_file, read_json, write_json
 from ..nn.inputs import ScaledEncoder
+
+CALIBRATION = "calibration.json"
+"""File of a model directory with its calibration; :mod:`margformer_fast.evaluation.calibration` reads it."""
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
@@ -91,10 +96,57 @@ def load_weights(module: nn.Module, tensors: dict[str, torch.Tensor], where: Pat
         raise DataError(f"its weights do not fit the model: {' '.join(lines)}", where=where) from error
 
 
+@dataclass(frozen=True)
+class SavedModel:
+    """A model directory.
+
+    Parameters
+    ----------
+    model : ScaledEncoder
+        In evaluation mode, on the CPU.
+    classes : tuple of str
+        Names of its outputs.
+    profile : SurveyProfile
+        The survey whose bands and features it takes.
+    simulated : bool
+        Whether it was trained on simulated objects.
+    classifies : bool
+        Whether its head was trained; without, it only embeds.
+    feature_range : ndarray of float64, shape (F, 2), or None
+        Between which values nearly all features of the training set lay, in survey units; None if that was
+        not kept, as in older directories.
+    calibration : dict or None
+        What ``calibration.json`` holds; None if there is none.
+    """
+
+    model: ScaledEncoder
+    classes: tuple[str, ...]
+    profile: SurveyProfile
+    simulated: bool
+    classifies: bool
+    feature_range: np.ndarray | None
+    calibration: Any
+
+
 def save_model(
-    path: Path, model: ScaledEncoder, classes: tuple[str, ...], profile: SurveyProfile, simulated: bool
+    path: Path,
+    model: ScaledEncoder,
+    classes: tuple[str, ...],
+    profile: SurveyProfile,
+    simulated: bool,
+    *,
+    classifies: bool = True,
+    feature_range: np.ndarray | None = None,
+    calibration: dict[str, Any] | None = None,
 ) -> None:
-    """Write a trained model as a directory: ``config.json`` and ``model.safetensors``.
+    """Write a trained model as a directory: ``config.json``, ``model.safetensors``, ``calibration.json``.
+
+    Parameters
+    ----------
+    path : Path
+        The directory; one that is there is replaced.
+    model, classes, profile, simulated, classifies, feature_range, calibration
+        As of :class:`SavedModel`. Without a calibration its file is left out.
 
     Raises
     ------
@@ -109,35 +161,80 @@ def save_model(
         "survey": profile.name,
         "bands": list(profile.bands),
         "features": list(profile.feature_names),
+        "feature_units": list(profile.feature_units),
+        "feature_range": None if feature_range is None else feature_range.tolist(),
+        "classifies": classifies,
         "trained_on_simulated_data": simulated,
     }
     with atomic_directory(path, overwrite=True) as temporary:
         save_tensors(temporary / "model.safetensors", model.state_dict(), {})
         write_json(temporary / "config.json", config)
+        # safetensors lets nobody else read what it writes; a model is for others.
+        (temporary / "model.safetensors").chmod((temporary / "config.json").stat().st_mode)
+        if calibration is not None:
+            write_json(temporary / CALIBRATION, calibration)
 
 
 def load_model(path: Path) -> tuple[ScaledEncoder, tuple[str, ...], SurveyProfile]:
-    """Read a model directory.
+    """Read the model of a model directory, its classes and its survey: see :func:`load_model_directory`."""
+    saved = load_model_directory(path)
+    return saved.model, saved.classes, saved.profile
 
-    Returns
-    -------
-    model : ScaledEncoder
-        In evaluation mode, on the CPU.
-    classes : tuple of str
-        Names of its outputs.
-    profile : SurveyProfile
-        The survey whose bands and features it takes.
+
+def load_model_directory(path: Path) -> SavedModel:
+    """Read a model directory.
 
     Raises
     ------
     DataError
-        If a file is missing or damaged, or of another schema.
+        If a file is missing or damaged, of another schema, or of a survey that is not known.
     """
-    config = read_json(path / "config.json")
-    if config.get("schema") != 1:
-        raise DataError(f"has schema {config.get('schema')!r}", where=path / "config.json", expected="1")
-    settings = ModelConfig.from_dict(config["model"])
-    model = ScaledEncoder(settings, len(config["classes"]))
+    where = path / "config.json"
+    if not where.exists():
+        raise DataError(
+            "is no model directory",
+            where=path,
+            expected="a directory with config.json and model.safetensors",
+            mend="A run keeps its models as RUN/seed-0/model.",
+        )
+    config = read_json(where)
+    if not isinstance(config, dict) or config.get("schema") != 1:
+        found = config.get("schema") if isinstance(config, dict) else config
+        raise DataError(f"has schema {found!r}", where=where, expected="1")
+    for key in ("model", "classes", "survey", "bands", "features"):
+        if key not in config:
+            raise DataError(f"has no {key!r}", where=where, mend="Save the model again.")
+    profile = PROFILES.get(config["survey"])
+    if profile is None:
+        raise DataError(f"survey is {config['survey']!r}", where=where, expected=" | ".join(PROFILES))
+    for key, known in (("bands", profile.bands), ("features", profile.feature_names)):
+        if tuple(config[key]) != known:
+            raise DataError(f"{key} are {config[key]}", where=where, expected=", ".join(known))
+    model = ScaledEncoder(ModelConfig.from_dict(config["model"]), len(config["classes"]))
     tensors, _ = load_tensors(path / "model.safetensors")
     load_weights(model, tensors, path / "model.safetensors")
-    return model.eval(), tuple(config["classes"]), PROFILES[config["survey"]]
+    return SavedModel(
+        model.eval(),
+        tuple(config["classes"]),
+        profile,
+        bool(config.get("trained_on_simulated_data", False)),
+        bool(config.get("classifies", True)),
+        _feature_range(config.get("feature_range"), profile, where),
+        read_json(path / CALIBRATION) if (path / CALIBRATION).exists() else None,
+    )
+
+
+def _feature_range(values: Any, profile: SurveyProfile, where: Path) -> np.ndarray | None:
+    if values is None:
+        return None
+    try:
+        found = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.shape != (profile.num_features, 2) or not np.all(found[:, 0] <= found[:, 1]):
+        raise DataError(
+            "feature_range is not usable",
+            where=where,
+            expected=f"{profile.num_features} pairs of rising numbers",
+        )
+    return found

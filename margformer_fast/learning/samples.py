@@ -130,6 +130,10 @@ class Samples:
         deviation = np.abs(value - np.median(value, axis=1, keepdims=True))
         return 1.4826 * np.median(deviation, axis=1)
 
+    def feature_range(self) -> np.ndarray:
+        """Return between which values 99.8 % of each feature lie, float64 (F, 2), in survey units."""
+        return np.quantile(self.survey.features, (0.001, 0.999), axis=0).T
+
     def _check_features(self) -> None:
         bad = np.argwhere(~np.isfinite(self.survey.features))
         if len(bad):

@@ -12,6 +12,9 @@ from .encoder import make_encoder
 _FEATURE_LIMIT = 10.0
 _SMALLEST_SPREAD = 0.1  # magnitudes or arcseconds
 
+UNMEASURED = -9999.0
+"""What SDSS writes for a quantity that it could not measure."""
+
 
 class InputScaling(nn.Module):
     """Standardise photometry and compress the range of pixels.
@@ -69,6 +72,24 @@ class InputScaling(nn.Module):
             value = self.scale_pixels(value)
         return self.scale_photometry(photometry), value.flatten(-2)
 
+    def fill(self, photometry: torch.Tensor) -> torch.Tensor:
+        """Let the training set's mean stand in for features that are missing.
+
+        Parameters
+        ----------
+        photometry : Tensor, shape (B, F)
+            Features; missing are those :func:`measured` says are.
+
+        Returns
+        -------
+        Tensor, shape (B, F)
+            The mean, which scales to 0, where one is missing. An object without any gets what
+            ``ScaledEncoder.embed(None, ...)`` shows the encoder: zeros after scaling.
+        """
+        there = measured(photometry)
+        nothing = self.mean if self.active else torch.zeros_like(self.mean)
+        return torch.where(there, photometry, torch.where(there.any(dim=1, keepdim=True), self.mean, nothing))
+
     def scale_photometry(self, photometry: torch.Tensor) -> torch.Tensor:
         """Standardise photometry (B, F) alone."""
         if not self.active:
@@ -78,6 +99,11 @@ class InputScaling(nn.Module):
     def scale_pixels(self, value: torch.Tensor) -> torch.Tensor:
         """Compress pixels (..., C) alone, whose bands are the last axis."""
         return torch.asinh(value / self.noise) if self.active else value
+
+
+def measured(photometry: torch.Tensor) -> torch.Tensor:
+    """Return which features are there, bool, same shape: finite, and not `UNMEASURED`."""
+    return photometry.isfinite() & (photometry != UNMEASURED)
 
 
 class ScaledEncoder(nn.Module):

@@ -1,0 +1,3 @@
+from .classifier import Classifier as Classifier
+
+__version__: str
