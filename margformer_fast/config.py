@@ -246,12 +246,15 @@ class PhotometryViewConfig(_Settings):
         measurement that shares nothing but the object.
     radius_noise : float
         Scatter of radii in units of their estimated error.
+    stamps : bool
+        Whether the view of the stamp is as much fainter.
     """
 
     fainter: float = 2.0
     conditions: bool = True
     noise: float = 1.0
     radius_noise: float = 1.0
+    stamps: bool = True
 
     def __post_init__(self) -> None:
         for name in ("fainter", "noise", "radius_noise"):

@@ -25,6 +25,7 @@ the same amount, see :class:`margformer_fast.learning.photometry_views.Photometr
 features with both views. The last is the published three-class recipe, whose task can be solved without
 a look at the images; the second the published two-class recipe, which learns nothing of the photometry."""
 
+DEFAULT_VIEWS = PhotometryViewConfig()
 _Pairs = Callable[[np.ndarray, int], tuple[torch.Tensor, torch.Tensor | None]]
 _PROJECTOR_WIDTH = {"margformer": 128, "lvit": 1024}
 
@@ -37,6 +38,7 @@ def pretrain(
     augmentation: AugmentConfig,
     *,
     photometry: str,
+    photometry_views: PhotometryViewConfig = DEFAULT_VIEWS,
     weights: str = "best",
     precision: str,
     seed: int,
@@ -55,8 +57,10 @@ def pretrain(
         How long, how fast, and the temperature.
     augmentation : AugmentConfig
         What the views are.
-    photometry : {"hidden", "shared"}
+    photometry : {"varied", "hidden", "shared"}
         See :data:`PHOTOMETRY`.
+    photometry_views : PhotometryViewConfig
+        What varies, if it does.
     weights : {"best", "last"}
         What the encoder is left with; see :class:`margformer_fast.learning.loop.Stage`.
     precision : {"fp32", "bf16"}
@@ -85,7 +89,8 @@ def pretrain(
         raise ConfigError(f"photometry is {photometry!r}", expected=" | ".join(PHOTOMETRY))
     model = SimCLR(encoder, encoder.config.dim, hidden=_PROJECTOR_WIDTH[encoder.config.form]).to(train.device)
     of_train, of_val = (
-        _pairs(each, photometry, augmentation, encoder.config.patch_size, seed) for each in (train, val)
+        _pairs(each, photometry, photometry_views, augmentation, encoder.config.patch_size, seed)
+        for each in (train, val)
     )
 
     def loss(pairs: _Pairs, rows: np.ndarray, epoch: int) -> torch.Tensor:
@@ -116,7 +121,12 @@ def pretrain(
 
 
 def _pairs(
-    samples: Samples, photometry: str, augmentation: AugmentConfig, patch_size: int, seed: int
+    samples: Samples,
+    photometry: str,
+    config: PhotometryViewConfig,
+    augmentation: AugmentConfig,
+    patch_size: int,
+    seed: int,
 ) -> _Pairs:
     """Return what makes two views of objects: ``pairs(rows, epoch)`` gives stamps and photometry."""
     if photometry != "varied":
@@ -129,12 +139,12 @@ def _pairs(
 
         return alike
     noise = samples.pixel_noise()
-    views = PhotometryViews(samples.survey, noise, PhotometryViewConfig())
+    views = PhotometryViews(samples.survey, noise, config)
 
     def varied(rows: np.ndarray, epoch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         both = [{"seed": seed, "epoch": epoch, "view": view} for view in (0, 1)]
         features = np.concatenate([views(rows, **key) for key in both])
-        fainter = np.stack([views.fainter(rows, **key) for key in both])
+        fainter = np.stack([config.stamps * views.fainter(rows, **key) for key in both])
         patch_VNPL = dimmed_views(
             samples, rows, augmentation, fainter, noise, seed=seed, epoch=epoch, patch_size=patch_size
         )
