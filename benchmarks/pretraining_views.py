@@ -71,9 +71,7 @@ def main() -> None:
 
     train, val, everything = samples(first.train), samples(first.val), samples(pool)
     tests = (val, samples(first.test), samples(third.test))
-    print(
-        f"simulated: {len(pool):,} without labels, some of {len(train):,} with one; seed {options.seed}"
-    )
+    print(f"simulated: {len(pool):,} without labels, some of {len(train):,} with one; seed {options.seed}")
     print(f"{'views':32s} labels  validation      Exp 1 test      Exp 3 test      seconds")
     for kind in options.only:
         torch.manual_seed(options.seed)

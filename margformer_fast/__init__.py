@@ -1,6 +1,7 @@
 """Stars, galaxies and quasars told apart from survey stamps and photometry: MargFormer and SimCLR, fast.
 
-``Classifier`` is a trained model: see :mod:`margformer_fast.classifier`.
+``Classifier`` is a trained model: see :mod:`margformer_fast.classifier`. ``classify_frame`` runs one over a
+DataFrame, for LSDB, Dask and Spark: see :mod:`margformer_fast.catalogue.dataframes`.
 """
 
 import importlib
@@ -13,9 +14,13 @@ __path__ = pkgutil.extend_path(__path__, __name__)
 
 __version__ = "0.1.0"
 
-__all__ = ["Classifier", "__version__"]
+__all__ = ["Classifier", "__version__", "classify_frame", "classify_meta"]
 
-_HOME = {"Classifier": "classifier"}  # imported when asked for: torch takes seconds
+_HOME = {
+    "Classifier": "classifier",
+    "classify_frame": "catalogue.dataframes",
+    "classify_meta": "catalogue.dataframes",
+}  # imported when asked for: torch takes seconds
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ FLOORS = (
     {"evaluation"},
     {"experiments"},
     {"runner", "verification", "classifier"},
+    {"catalogue"},
     {"info", "train", "classify", "export", "verify"},
     {"experiments.table"},  # runs the training command
     {"__main__"},
