@@ -127,7 +127,7 @@ def _effects(directory: Path, base: Cell, found: Mapping[str, Any]) -> list[dict
             {
                 "base": base.name,
                 "cell": other.name,
-                "mended": error or "all of them (clean)",
+                "mended": error or "all of them, and pre-trained as in clean",
                 "what": ERRORS.get(error, "the clean protocol"),
                 "method": method,
                 "published": asdict(mean_and_spread([before[seed] for seed in seeds])),
