@@ -11,8 +11,6 @@ the command is killed half way, begun again, and every identifier is looked for 
 from __future__ import annotations
 
 import argparse
-import os
-import resource
 import signal
 import subprocess
 import sys
@@ -87,7 +85,7 @@ def _by_lsdb(place: Path, model: Path, workers: int, rows: int) -> tuple[float, 
         started = time.monotonic()
         found = lazy.compute()
         seconds = time.monotonic() - started
-        memory = client.run(lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        memory = client.run(_peak)
     if sorted(found["objid"]) != list(range(rows)):
         raise SystemExit("rows were lost or doubled")
     return rows / seconds, max(memory.values())
@@ -98,12 +96,27 @@ def _command(place: Path, model: Path, out: Path) -> list[str]:
 
 
 def _by_command(place: Path, model: Path, out: Path, rows: int) -> tuple[float, float]:
-    started = time.monotonic()
+    started, peak = time.monotonic(), 0.0
     process = subprocess.Popen(
         _command(place, model, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    _, _, usage = os.wait4(process.pid, 0)
-    return rows / (time.monotonic() - started), usage.ru_maxrss / 1024
+    while process.poll() is None:
+        peak = max(peak, _peak(process.pid))
+        time.sleep(0.05)
+    return rows / (time.monotonic() - started), peak
+
+
+def _peak(process: int | str = "self") -> float:
+    """Return the largest resident memory of a process in MiB; 0 once it is gone.
+
+    Not that of getrusage, which a process inherits from the one that started it.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    except OSError:
+        return 0.0
+    lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(lines[0].split()[1]) / 1024 if lines else 0.0
 
 
 def _killed(place: Path, model: Path, out: Path, rows: int) -> str:
