@@ -11,8 +11,9 @@ from ..config import AugmentConfig, FitConfig
 from ..errors import ConfigError
 from ..nn.inputs import ScaledEncoder
 from ..nn.simclr import SimCLR
-from ..ops.nt_xent import nt_xent
+from ..ops.nt_xent import nt_xent, nt_xent_of_rank
 from .device import autocast
+from .distributed import current
 from .loop import Stage, run_stage
 from .samples import Samples
 
@@ -79,7 +80,8 @@ def pretrain(
         raise ConfigError(f"photometry is {photometry!r}", expected=" | ".join(PHOTOMETRY))
     model = SimCLR(encoder, encoder.config.dim, hidden=_PROJECTOR_WIDTH[encoder.config.form]).to(train.device)
 
-    def loss(samples: Samples, rows: np.ndarray, epoch: int) -> torch.Tensor:
+    def project(samples: Samples, rows: np.ndarray, epoch: int) -> torch.Tensor:
+        """Return projections of both views, shape (n, 2, D)."""
         patch_VNPL = samples.views(
             rows,
             augmentation,
@@ -90,16 +92,31 @@ def pretrain(
         )
         features = None if photometry == "hidden" else samples.photometry[rows].repeat(2, 1)
         with autocast(samples.device, precision):
-            z1_ND, z2_ND = model(features, patch_VNPL.flatten(0, 1)).float().chunk(2)
-        return nt_xent(z1_ND, z2_ND, temperature=config.temperature)
+            z_MD: torch.Tensor = model(features, patch_VNPL.flatten(0, 1)).float()
+        return z_MD.unflatten(0, (2, -1)).transpose(0, 1)
+
+    def loss(samples: Samples, rows: np.ndarray, epoch: int) -> torch.Tensor:
+        share = current().cut(rows)
+        z1_nD, z2_nD = share.in_parts(lambda part: project(samples, part, epoch)).unbind(1)
+        if share.is_whole:
+            return nt_xent(z1_nD, z2_nD, temperature=config.temperature)
+        # Against the pairs of all ranks. The gradient is that of the joint loss, of this rank's rows alone:
+        # gradients of weights are to be added up over ranks, not averaged.
+        return nt_xent_of_rank(
+            z1_nD, z2_nD, temperature=config.temperature, first=share.first, gather=share.gather
+        )
 
     def validate(_epoch: int) -> dict[str, float]:
+        def joint_loss(rows: np.ndarray) -> float:
+            world = current()
+            return world.total(loss(val, rows, 0) if world.works_on(rows) else None)
+
         every, batch = np.arange(len(val)), config.batch_size
         if config.batches == "ragged":
             parts = np.split(every, range(batch, len(val), batch))
-            return {"val_loss": float(np.mean([loss(val, rows, 0).item() for rows in parts]))}
+            return {"val_loss": float(np.mean([joint_loss(rows) for rows in parts]))}
         parts = np.array_split(every, max(1, round(len(val) / batch)))
-        return {"val_loss": sum(loss(val, rows, 0).item() * len(rows) for rows in parts) / len(val)}
+        return {"val_loss": sum(joint_loss(rows) * len(rows) for rows in parts) / len(val)}
 
     stage = Stage(
         "pretrain",
@@ -110,5 +127,6 @@ def pretrain(
         lambda rows, epoch: loss(train, rows, epoch),
         validate,
         weights,
+        together=True,
     )
     return run_stage(stage, seed=seed, directory=directory, label=label)
