@@ -139,8 +139,8 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Classify and embed objects, as they are if not asked otherwise.
 
-    Of several ranks each takes batches in turn, and all receive the very numbers that one of them computed: every
-    rank must call this.
+    Of several ranks each takes batches in turn, and all receive the very numbers that one of them computed:
+    every rank must call this.
 
     Parameters
     ----------

@@ -5,9 +5,9 @@ gradients are sums over ranks, so the steps are those of one process with the jo
 One process alone is a world of size 1: the same code, and nothing is exchanged.
 
 Why gradients are summed here, in one flat tensor after the backward, and not by ``DistributedDataParallel``:
-ranks may hold unequal numbers of objects, so that the gradient is a sum of shares and no mean over ranks; parts
-of a model may get no gradient in a stage; steps and checkpoints need no wrapper around the model; and the models
-are small (a few MB of gradients), so that there is little to hide behind the backward.
+ranks may hold unequal numbers of objects, so that the gradient is a sum of shares and no mean over ranks;
+parts of a model may get no gradient in a stage; checkpoints and recorded steps see the model itself and no
+wrapper; and the models are small (a few MB of gradients), so there is little to hide behind the backward.
 
 Shapes: N objects of a batch, n of them on this rank, P parameters.
 """
@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -33,10 +33,13 @@ from torch import nn
 from ..errors import ConfigError, MargformerError
 from ..reference.random import derive_seed
 
+_CPU = torch.device("cpu")
+_log = logging.getLogger(__name__)
+
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-# Ranks wait for the first while it trains a baseline, which may take hours. A rank that dies is noticed by its
-# closed connections and by torchrun, not by the clock.
+# Ranks wait for the first while it trains a baseline, which may take hours. A rank that dies is noticed by
+# its closed connections and by torchrun, not by the clock.
 _LONGEST_WAIT = timedelta(days=1)
 
 # By so much the other ranks hold back when they fail: what fails everywhere is told by the first.
@@ -101,7 +104,7 @@ class Share:
         return results[0] if len(results) == 1 else torch.cat(results)
 
     def mean(self, value_n: torch.Tensor) -> torch.Tensor:
-        """Return this rank's share of the mean over the batch, shape (); the shares of all ranks add up to it.
+        """Return this rank's share, shape (), of the mean over the batch; shares of all ranks add up to it.
 
         Divided by the size of the batch and not by that of the share: ranks have unequal numbers of objects.
         """
@@ -143,7 +146,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
     parts: int = 1
 
     @property
@@ -206,7 +209,8 @@ class World:
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in held])
         with _lost_ranks_named():
             dist.all_reduce(flat)
-        for parameter, gradient in zip(held, flat.split([p.numel() for p in held]), strict=True):
+        parts = torch.split(flat, [p.numel() for p in held])
+        for parameter, gradient in zip(held, parts, strict=True):
             parameter.grad = gradient.view_as(parameter)
         return value
 
@@ -266,11 +270,39 @@ def current() -> World:
 
 
 @contextmanager
+def cutting(parts: int) -> Iterator[None]:
+    """Cut batches into so many parts within the block, or into one a rank if ranks cannot share them evenly.
+
+    Parameters
+    ----------
+    parts : int
+        As at the first start of a run. Another number means other dropout, and nothing else.
+    """
+    global _current
+    before = _current
+    if parts % before.size:
+        _log.warning(
+            "%d processes cannot share %d parts of a batch evenly: it is cut into %d, and dropout is drawn "
+            "anew. Start with --parts to go on exactly with other numbers of processes.",
+            before.size,
+            parts,
+            before.size,
+        )
+        parts = before.size
+    _current = replace(before, parts=parts)
+    try:
+        yield
+    finally:
+        _current = before
+
+
+@contextmanager
 def joined(device: torch.device) -> Iterator[World]:
     """Join the other processes that ``torchrun`` started; alone, do nothing.
 
-    Tensors in main memory travel by gloo, those of a GPU by nccl. At the end ranks wait for each other and part.
-    When the block fails on a rank, one rank says why, the others end without a word, and all with an exit code.
+    Tensors in main memory travel by gloo, those of a GPU by nccl. At the end ranks wait for each other.
+    When the block fails on a rank, one rank says why, the others end without a word, and none as if it had
+    succeeded.
 
     Parameters
     ----------
@@ -294,13 +326,16 @@ def joined(device: torch.device) -> Iterator[World]:
     global _current
     rank, size, local_rank = _places()
     if size == 1:
-        yield _current
+        yield World(device=device)
         return
     if device.type == "cuda":
         device = _own_gpu(device, local_rank)
         torch.cuda.set_device(device)
     with _lost_ranks_named():
-        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=_LONGEST_WAIT))
+        # Not at the top: a torch without torch.distributed has no such module, and still trains alone.
+        from torch.distributed.rendezvous import rendezvous
+
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=_LONGEST_WAIT))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=store,
@@ -357,7 +392,7 @@ def _own_gpu(device: torch.device, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _is_first_to_fail(store: dist.Store, rank: int) -> bool:
+def _is_first_to_fail(store: Any, rank: int) -> bool:
     """Return whether this rank is the one to tell why; asked once by each rank that fails."""
     if rank > 0:
         time.sleep(_FIRST_SPEAKS_SECONDS)

@@ -1,7 +1,7 @@
 """The one training loop: epochs, early stopping, best weights, checkpoints that resume exactly.
 
-Several processes run it together (:mod:`.distributed`): all take every step, the first alone has the checkpoint
-and shows progress.
+Several processes run it together (:mod:`.distributed`): all take every step, the first alone has the
+checkpoint and shows progress.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Stage:
         "last" the checkpoint holds both.
     together : bool
         All ranks train: `loss` cuts its rows by :meth:`margformer_fast.learning.distributed.World.cut`, and
-        `validate` gives the same on all. If not, the first rank trains alone, and the others receive the model.
+        all ranks take part in `validate`. If not, the first trains alone, and the others receive the model.
     """
 
     name: str
@@ -225,9 +225,7 @@ def _train(stage: Stage, world: World, seed: int, path: Path, label: str) -> lis
     return state.history
 
 
-def _run_epoch(
-    state: _State, world: World, epoch: int, seed: int, progress: Progress
-) -> dict[str, float]:
+def _run_epoch(state: _State, world: World, epoch: int, seed: int, progress: Progress) -> dict[str, float]:
     stage, config = state.stage, state.stage.config
     started = time.monotonic()
     epoch_seed = derive_seed(seed, stage.number, epoch)

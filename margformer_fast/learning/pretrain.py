@@ -92,8 +92,8 @@ def pretrain(
         )
         features = None if photometry == "hidden" else samples.photometry[rows].repeat(2, 1)
         with autocast(samples.device, precision):
-            z_MD: torch.Tensor = model(features, patch_VNPL.flatten(0, 1)).float()
-        return z_MD.unflatten(0, (2, -1)).transpose(0, 1)
+            z_MD = model(features, patch_VNPL.flatten(0, 1)).float()
+        return z_MD.view(2, len(rows), -1).transpose(0, 1)
 
     def loss(samples: Samples, rows: np.ndarray, epoch: int) -> torch.Tensor:
         share = current().cut(rows)
