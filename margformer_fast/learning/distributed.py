@@ -270,6 +270,16 @@ def current() -> World:
 
 
 @contextmanager
+def _being(world: World) -> Iterator[World]:
+    global _current
+    before, _current = _current, world
+    try:
+        yield world
+    finally:
+        _current = before
+
+
+@contextmanager
 def cutting(parts: int) -> Iterator[None]:
     """Cut batches into so many parts within the block, or into one a rank if ranks cannot share them evenly.
 
@@ -278,7 +288,6 @@ def cutting(parts: int) -> Iterator[None]:
     parts : int
         As at the first start of a run. Another number means other dropout, and nothing else.
     """
-    global _current
     before = _current
     if parts % before.size:
         _log.warning(
@@ -289,11 +298,8 @@ def cutting(parts: int) -> Iterator[None]:
             before.size,
         )
         parts = before.size
-    _current = replace(before, parts=parts)
-    try:
+    with _being(replace(before, parts=parts)):
         yield
-    finally:
-        _current = before
 
 
 @contextmanager
@@ -323,10 +329,10 @@ def joined(device: torch.device) -> Iterator[World]:
     SystemExit
         On a rank whose failure another one tells of.
     """
-    global _current
     rank, size, local_rank = _places()
     if size == 1:
-        yield World(device=device)
+        with _being(World(device=device)) as world:
+            yield world
         return
     if device.type == "cuda":
         device = _own_gpu(device, local_rank)
@@ -343,14 +349,14 @@ def joined(device: torch.device) -> Iterator[World]:
             world_size=size,
             timeout=_LONGEST_WAIT,
         )
-    package_log, level = logging.getLogger(__package__.partition(".")[0]), logging.NOTSET
-    _current = World(rank, size, local_rank, device, parts=size)
+    package_log = logging.getLogger(__package__.partition(".")[0])
+    level = package_log.level
+    if rank > 0:  # one log: what is worth a warning is so on every rank
+        package_log.setLevel(logging.ERROR)
     try:
-        if rank > 0:  # one log: what is worth a warning is so on every rank
-            level = package_log.level
-            package_log.setLevel(logging.ERROR)
-        yield _current
-        _current.wait()
+        with _being(World(rank, size, local_rank, device, parts=size)) as world:
+            yield world
+            world.wait()
     except BaseException as error:
         if not _is_first_to_fail(store, rank):
             raise SystemExit(getattr(error, "exit_code", 1)) from None
@@ -358,7 +364,6 @@ def joined(device: torch.device) -> Iterator[World]:
             error.args = (f"process {rank} of {size}: {error}",)
         raise
     finally:
-        _current = World()
         package_log.setLevel(level)
         dist.destroy_process_group()
 
