@@ -17,13 +17,17 @@ from margformer_fast.errors import DataError
 from margformer_fast.experiments import PRESETS
 from margformer_fast.learning import loop
 
-shorten(pytest.MonkeyPatch())
-# So slow that rounding stays rounding: Adam takes full steps along gradients of zero but for the last digit.
-four = FitConfig(4, 4, 32, 1e-5)
-PRESETS["quick"] = replace(PRESETS["quick"], pretrain=four, finetune=four)
-loop._SAVE_SECONDS = -1.0  # a checkpoint after every epoch
-rank, misfortune = int(os.environ.get("RANK", "0")), os.environ.get("MISFORTUNE", "")
-run_epoch, pretrain = loop._run_epoch, runner.pretrain
+
+def four_epochs(patch: pytest.MonkeyPatch) -> None:
+    """Shorten the stages, and keep a checkpoint after every epoch."""
+    shorten(patch)
+    # So slow that rounding stays rounding: Adam takes full steps along gradients that are zero but for it.
+    four = FitConfig(4, 4, 32, 1e-5)
+    patch.setitem(PRESETS, "quick", replace(PRESETS["quick"], pretrain=four, finetune=four))
+    patch.setattr(loop, "_SAVE_SECONDS", -1.0)
+
+
+run_epoch = loop._run_epoch
 
 
 def killed(state: Any, world: Any, epoch: int, *rest: Any) -> dict[str, float]:
@@ -38,8 +42,11 @@ def failing(*_: Any, **__: Any) -> None:
     raise DataError("tea was spilt on this disk")
 
 
-if rank == 1 and misfortune == "killed":
-    loop._run_epoch = killed
-if rank == 1 and misfortune == "failing":
-    runner.pretrain = failing  # type: ignore[assignment]
-sys.exit(cli.run(train.main))
+if __name__ == "__main__":
+    four_epochs(pytest.MonkeyPatch())
+    misfortune = os.environ.get("MISFORTUNE") if os.environ["RANK"] == "1" else None
+    if misfortune == "killed":
+        loop._run_epoch = killed
+    elif misfortune == "failing":
+        runner.pretrain = failing  # type: ignore[assignment]
+    sys.exit(cli.run(train.main))

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from rank_cases import of_all
+from short_command import four_epochs
 from toy import toy_survey
 
+from margformer_fast import cli, train
 from margformer_fast.data.store import write_store
 from margformer_fast.errors import ConfigError, MargformerError
 from margformer_fast.learning import distributed
@@ -23,6 +25,7 @@ from margformer_fast.learning.distributed import World, current, cutting, joined
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no torch.distributed")
 TESTS = Path(__file__).parent
+SHORT = (TESTS / "short_command.py",)
 CPU = torch.device("cpu")
 
 
@@ -209,18 +212,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def command(
-    size: int, *options: object, script: tuple[str, ...] | None = None, **variables: object
+def arguments(*options: object) -> list[str]:
+    return ["--exp", "1", "--runs", "1", *map(str, options)]
+
+
+def torchrun(
+    size: int, what: tuple[object, ...], *options: object, **variables: object
 ) -> subprocess.CompletedProcess:
-    """Run the command, under torchrun if there are several processes."""
-    start = [sys.executable]
-    if size > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
-    what = script or (str(TESTS / "short_command.py"),)
+    """Run the command in several processes."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
     return subprocess.run(
-        [*start, *what, "--exp", "1", "--runs", "1", *map(str, options)],
-        env=environment(**variables), capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        [*start, *map(str, what), *arguments(*options)],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 def curves(out: Path) -> dict[str, np.ndarray]:
@@ -231,33 +239,39 @@ def curves(out: Path) -> dict[str, np.ndarray]:
     }
 
 
-def test_a_killed_run_goes_on_with_other_numbers_of_processes(store: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_with_other_numbers_of_processes(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     data = ("--data", store, "--baselines", "none")
-    alone = command(1, *data, "--parts", 4, "--out", tmp_path / "alone")
-    assert alone.returncode == 0, alone.stderr
-    dead = command(2, *data, "--parts", 4, "--out", tmp_path / "dead", MISFORTUNE="killed")
+    dead = torchrun(2, SHORT, *data, "--parts", 4, "--out", tmp_path / "4", MISFORTUNE="killed")
     assert dead.returncode != 0
     assert "SIGKILL" in dead.stderr, "torchrun says what ended the run"
     # torchrun may end the other process before it can say that it lost touch.
     assert dead.stderr.count("error: ") == dead.stderr.count("error: lost touch with the other processes") < 2
-    assert len(curves(tmp_path / "dead")["pretrain"]) == 2
+    assert len(curves(tmp_path / "4")["pretrain"]) == 2
+    shutil.copytree(tmp_path / "4", tmp_path / "1")
+    four_epochs(monkeypatch)
+    assert cli.run(train.main, arguments(*data, "--parts", 4, "--out", tmp_path / "alone")) == 0
+    assert cli.run(train.main, arguments(*data, "--out", tmp_path / "1", "--resume")) == 0
+    assert capsys.readouterr().out.count("report: ") == 2
+    done = torchrun(4, SHORT, *data, "--out", tmp_path / "4", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report: ") == 1, "one process reports"
+    assert (tmp_path / "4" / "report.html").exists()
     expected = curves(tmp_path / "alone")
-    for size in (1, 4):
-        out = tmp_path / f"resumed-{size}"
-        shutil.copytree(tmp_path / "dead", out)
-        done = command(size, *data, "--out", out, "--resume")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("report: ") == 1, "one process reports"
-        assert (out / "report.html").exists()
-        found = curves(out)
+    for size in ("1", "4"):
+        found = curves(tmp_path / size)
         assert set(found) == set(expected) == {"pretrain", "probe", "finetune"}
         for stage, curve in expected.items():
             assert found[stage].shape == curve.shape
             np.testing.assert_allclose(found[stage], curve, rtol=2e-6, err_msg=f"{stage}, {size} processes")
+    refused = arguments(*data, "--parts", 2, "--out", tmp_path / "1", "--resume")
+    assert cli.run(train.main, refused) == 1
+    assert "was started with batches cut into 4 parts, now 2" in capsys.readouterr().err
 
 
 def test_one_process_that_fails_ends_all_with_its_message(store: Path, tmp_path: Path) -> None:
-    done = command(2, "--data", store, "--out", tmp_path / "run", MISFORTUNE="failing")
+    done = torchrun(2, SHORT, "--data", store, "--out", tmp_path / "run", MISFORTUNE="failing")
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert errors == ["error: process 1 of 2: tea was spilt on this disk"]
@@ -266,7 +280,7 @@ def test_one_process_that_fails_ends_all_with_its_message(store: Path, tmp_path:
 
 def test_what_fails_everywhere_is_told_once(store: Path, tmp_path: Path) -> None:
     options = ("--data", store, "--out", tmp_path / "run", "--parts", 3)
-    done = command(2, *options, script=("-m", "margformer_fast.train"))
+    done = torchrun(2, ("-m", "margformer_fast.train"), *options)
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert errors == ["error: --parts is 3; expected a multiple of the 2 processes"]
