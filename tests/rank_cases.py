@@ -94,6 +94,7 @@ def exact_stage(seed: int, device: torch.device, *, max_epochs: int = 5, dropout
     torch.manual_seed(seed)
     x_NF, y_N = torch.randn(21, 5, dtype=torch.float64), torch.randn(21, dtype=torch.float64)
     x_NF, y_N = x_NF.to(device), y_N.to(device)
+    torch.manual_seed(seed + current().rank)  # ranks start from the weights of the first, not from their own
     model = nn.Sequential(nn.Linear(5, 16), nn.Dropout(dropout), nn.GELU(), nn.Linear(16, 8))
     model.double().to(device)
 
