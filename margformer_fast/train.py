@@ -267,8 +267,9 @@ def execute(
             raise ConfigError(
                 f"--parts is {options.parts}", expected=f"a multiple of the {world.size} processes"
             )
-        directory, parts = _directory(options), 0
+        opened: tuple[str, int] | None = None
         if world.is_main:
+            directory = _directory(options)
             parts = open_directory(directory, settings, resume=options.resume, parts=options.parts)
             source = source or options.transfer
             if source is not None:
@@ -277,8 +278,11 @@ def execute(
                 f"{len(s):,} {n}" for s, n in ((sets.train, "training"), (sets.val, "validation"))
             )
             print(f"{sets.source}: {sizes}, {len(sets.test):,} test objects", file=sys.stderr)
+            opened = str(directory), parts
+        _, (name, parts) = world.from_main({}, opened)
+        directory = Path(name)
         again = f"checkpoints are in {directory}; add `--out {directory} --resume` to the command to go on"
-        with cli.on_interrupt(again), cutting(world.from_main({}, parts)[1]):
+        with cli.on_interrupt(again), cutting(parts):
             return run_experiment(directory, settings, sets, world.device, arguments)
 
 

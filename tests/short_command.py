@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from short_runs import shorten
 
 from margformer_fast import cli, runner, train
 from margformer_fast.config import FitConfig
+from margformer_fast.data import simulated
 from margformer_fast.errors import DataError
 from margformer_fast.experiments import PRESETS
 from margformer_fast.learning import loop
@@ -37,6 +40,18 @@ def killed(state: Any, world: Any, epoch: int, *rest: Any) -> dict[str, float]:
     return run_epoch(state, world, epoch, *rest)
 
 
+def made_once(*_: Any) -> Path:
+    """Return a survey that only the first process of the host may find unmade."""
+    store = Path(os.environ["STORE"])
+    made = store.with_name("made")
+    if os.environ["LOCAL_RANK"] == "0":
+        time.sleep(0.3)
+        made.touch()
+    elif not made.exists():
+        raise DataError("the first process should have made the survey")
+    return store
+
+
 def failing(*_: Any, **__: Any) -> None:
     """Fail on this rank alone."""
     raise DataError("tea was spilt on this disk")
@@ -44,6 +59,7 @@ def failing(*_: Any, **__: Any) -> None:
 
 if __name__ == "__main__":
     four_epochs(pytest.MonkeyPatch())
+    simulated.made_once = made_once
     misfortune = os.environ.get("MISFORTUNE") if os.environ["RANK"] == "1" else None
     if misfortune == "killed":
         loop._run_epoch = killed

@@ -19,6 +19,7 @@ from toy import toy_survey
 from margformer_fast import cli, train
 from margformer_fast.data.store import write_store
 from margformer_fast.errors import ConfigError, MargformerError
+from margformer_fast.experiments import __main__ as experiments_command
 from margformer_fast.learning import distributed
 from margformer_fast.learning.checkpoint import load_tensors
 from margformer_fast.learning.distributed import World, current, cutting, joined
@@ -186,6 +187,16 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch, told: d
         pass
 
 
+def test_a_command_for_one_process_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    for name, value in zip(distributed._VARIABLES, ("0", "2", "0", "localhost", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert cli.run(experiments_command.main, ["--all", "--out", str(tmp_path / "table")]) == 2
+    assert "margformer_fast.experiments was started in 2 processes; expected one" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert distributed._own_gpu(torch.device("cuda"), 1) == torch.device("cuda:1")
@@ -271,7 +282,8 @@ def test_a_killed_run_goes_on_with_other_numbers_of_processes(
 
 
 def test_one_process_that_fails_ends_all_with_its_message(store: Path, tmp_path: Path) -> None:
-    done = torchrun(2, SHORT, "--data", store, "--out", tmp_path / "run", MISFORTUNE="failing")
+    # Without --data, which the first process sees to.
+    done = torchrun(2, SHORT, "--out", tmp_path / "run", MISFORTUNE="failing", STORE=store)
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert errors == ["error: process 1 of 2: tea was spilt on this disk"]

@@ -368,6 +368,23 @@ def joined(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def require_one_process(command: str) -> None:
+    """Insist that a command that is not made for several processes was not started in several.
+
+    Raises
+    ------
+    ConfigError
+        If it was.
+    """
+    _, size, _ = _places()
+    if size > 1:
+        raise ConfigError(
+            f"{command} was started in {size} processes",
+            expected="one",
+            mend="Start it without torchrun; `torchrun -m margformer_fast.train` trains in several.",
+        )
+
+
 def _places() -> tuple[int, int, int]:
     """Return rank, number of ranks and rank on this host from the environment; 0, 1 and 0 without."""
     told = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
