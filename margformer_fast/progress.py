@@ -31,6 +31,8 @@ class Progress:
         Where to write; standard error by default.
     clock : callable
         Seconds that only grow.
+    shown : bool
+        False writes nothing: of several processes that do the same, one reports.
 
     Examples
     --------
@@ -47,11 +49,13 @@ class Progress:
         initial: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shown: bool = True,
     ) -> None:
         self._total, self._label, self._unit = total, label, unit
         self._initial = self._done = initial
         self._stream = sys.stderr if stream is None else stream
-        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._shown = shown
+        self._live = shown and self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._clock = clock
         self._values: dict[str, float | int | str] = {}
         self._started = self._printed = clock()
@@ -96,6 +100,8 @@ class Progress:
         return ", ".join(parts)
 
     def _print(self) -> None:
+        if not self._shown:
+            return
         line = self.line()
         if self._live:
             # One column is kept free: a full line would wrap and could not be overwritten.

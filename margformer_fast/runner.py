@@ -37,6 +37,7 @@ from .files import atomic_file, read_json, write_json
 from .learning.balance import MagnitudeBalance
 from .learning.checkpoint import load_model, save_model
 from .learning.classify import predict, train_classifier
+from .learning.distributed import current
 from .learning.head import fit_head
 from .learning.margnet import CNN, DNN, ENSEMBLE, MargNetFit, predict_margnet, train_margnet
 from .learning.pretrain import pretrain
@@ -164,8 +165,25 @@ class Result:
     paths: ReportPaths
 
 
-def open_directory(path: Path, settings: RunSettings, *, resume: bool) -> None:
+def open_directory(path: Path, settings: RunSettings, *, resume: bool, parts: int | None = None) -> int:
     """Make a run directory, or check that an existing one was made with the same settings.
+
+    Parameters
+    ----------
+    path : Path
+        The directory.
+    settings : RunSettings
+        What is to be run there.
+    resume : bool
+        Whether it is there already.
+    parts : int, optional
+        Into how many parts batches are to be cut (:class:`margformer_fast.learning.distributed.World`); as at
+        the first start, and then one for each rank, by default.
+
+    Returns
+    -------
+    int
+        Into how many they are to be cut.
 
     Raises
     ------
@@ -186,9 +204,11 @@ def open_directory(path: Path, settings: RunSettings, *, resume: bool) -> None:
             raise OutputError(
                 f"cannot be made: {error.strerror}", where=path, mend="Choose another --out."
             ) from error
-        write_json(record, {"version": __version__, "settings": asdict(settings)})
-        return
-    before = read_json(record)["settings"]
+        parts = parts or current().size
+        write_json(record, {"version": __version__, "settings": asdict(settings), "parts": parts})
+        return parts
+    found = read_json(record)
+    before = found["settings"]
     now = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
     changed = sorted(key for key in now if before.get(key) != now[key])
     if changed:
@@ -198,6 +218,14 @@ def open_directory(path: Path, settings: RunSettings, *, resume: bool) -> None:
             where=path,
             mend="Resume with the settings of the first start, or choose another --out.",
         )
+    first = int(found.get("parts", 1))
+    if parts not in (None, first):
+        raise DataError(
+            f"was started with batches cut into {first} parts, now {parts}",
+            where=path,
+            mend="Resume without --parts, or choose another --out.",
+        )
+    return first
 
 
 def adopt(
@@ -257,8 +285,11 @@ def run_experiment(
     sets: Sets,
     device: torch.device,
     arguments: Sequence[str] | None = None,
-) -> Result:
+) -> Result | None:
     """Train, test and report; a stage whose checkpoint is complete is not trained again.
+
+    Of several ranks (:mod:`margformer_fast.learning.distributed`) all call this; the first alone writes, runs
+    what is not trained together, and reports.
 
     Parameters
     ----------
@@ -276,7 +307,8 @@ def run_experiment(
 
     Returns
     -------
-    Result
+    Result or None
+        None on all ranks but the first.
 
     Raises
     ------
@@ -300,8 +332,11 @@ def run_experiment(
     for run in range(settings.runs):
         seed = settings.seed + run
         place = directory / f"seed-{seed}"
-        place.mkdir(exist_ok=True)
+        if current().is_main:
+            place.mkdir(exist_ok=True)
         outcomes += _learn(place, settings, pool, train, val, test, seed, f"run {run + 1}/{settings.runs}")
+    if not current().is_main:
+        return None
     warnings = list(sets.warnings)
     if settings.balance == "magnitude":
         warnings.append("training weighed classes alike at every magnitude (--balance none does not)")
@@ -527,18 +562,19 @@ def _learn(
         calibration, _ = predict(model, judged, precision=settings.precision)
         outcomes.append(Outcome(settings.method, seed, probability, {name: curve}, embedding, calibration))
     calibrates = bool(outcomes) and settings.labels == 1  # else too few labels for prediction sets
-    save_model(
-        place / "model",
-        model,
-        train.classes,
-        train.survey.profile,
-        train.survey.simulated,
-        classifies=bool(outcomes),
-        feature_range=train.feature_range(),
-        calibration=Calibration.fit(val.label.cpu().numpy(), calibration).to_dict(train.classes)
-        if calibrates
-        else None,
-    )
+    if current().is_main:
+        save_model(
+            place / "model",
+            model,
+            train.classes,
+            train.survey.profile,
+            train.survey.simulated,
+            classifies=bool(outcomes),
+            feature_range=train.feature_range(),
+            calibration=Calibration.fit(val.label.cpu().numpy(), calibration).to_dict(train.classes)
+            if calibrates
+            else None,
+        )
     if probed is not None:
         outcomes.append(probed)
     if "images" in settings.baselines:
@@ -562,7 +598,8 @@ def _learn(
         outcomes.append(Outcome("images-only", seed, probability, history, calibration=calibration))
     if "features" in settings.baselines:
         outcomes.append(_photometry_only(place, settings, labelled, judged, test, seed, label))
-        outcomes.append(_features_only(labelled, judged, test, seed))
+        if current().is_main:
+            outcomes.append(_features_only(labelled, judged, test, seed))
     if "margnet" in settings.baselines:
         outcomes += _margnet(place, settings, labelled, judged, test, seed, label)
     outcomes = [

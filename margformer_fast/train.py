@@ -150,6 +150,13 @@ def parser() -> argparse.ArgumentParser:
         help="auto, reference, cpp, ... or operator=backend,... (auto)",
     )
     p.add_argument(
+        "--parts",
+        type=cli.positive,
+        metavar="N",
+        help="parts of a batch, each with a dropout of its own: a run goes on exactly with any number of "
+        "processes that divides N (the number of processes at the first start)",
+    )
+    p.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (runs/<time>-exp<N>-<task>-<method>)"
     )
     p.add_argument(
@@ -172,6 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .evaluation.report import format_table
 
     result = execute(options, arguments)
+    if result is None:  # another process reports
+        return cli.OK
     print(format_table(result.header, result.test, result.outcomes))
     print(f"\nreport:  {result.paths.html}\nmetrics: {result.paths.metrics}")
     return cli.OK
@@ -183,8 +192,8 @@ def execute(
     *,
     source: Path | None = None,
     stages: Sequence[str] | None = None,
-) -> Result:
-    """Do what a parsed command line asks for, up to the report.
+) -> Result | None:
+    """Do what a parsed command line asks for, up to the report; with the other processes of ``torchrun``.
 
     Parameters
     ----------
@@ -199,7 +208,8 @@ def execute(
 
     Returns
     -------
-    Result
+    Result or None
+        None in all processes but the first, which reports.
 
     Raises
     ------
@@ -214,10 +224,11 @@ def execute(
     from .data.simulated import made_once
     from .experiments import PRESETS, make_sets
     from .learning.device import pick_device, pick_precision
+    from .learning.distributed import cutting, joined
     from .runner import RunSettings, adopt, open_directory, run_experiment
 
-    device = pick_device(options.device)
-    preset = options.preset if options.preset != "auto" else ("paper" if device.type == "cuda" else "quick")
+    wanted = pick_device(options.device)
+    preset = options.preset if options.preset != "auto" else ("paper" if wanted.type == "cuda" else "quick")
     size = PRESETS[preset]
     is_published = options.protocol == "published"
     if options.unlabelled and (is_published or options.method == "supervised"):
@@ -230,8 +241,12 @@ def execute(
     balances = options.exp == 3 and not is_published and options.transfer is None and source is None
     shares = is_published and options.model == "lvit" and "shared_photometry" not in without
     pretrain_photometry = ("shared" if shares else "hidden") if is_published else "varied"
-    with use_backend(options.backend):
+    with use_backend(options.backend), joined(wanted) as world:
+        if options.data is None and world.local_rank > 0:
+            world.wait()  # the first process of each host makes the survey there
         path = options.data or made_once(size.num_compact, size.num_faint)
+        if options.data is None and world.local_rank == 0:
+            world.wait()
         sets = make_sets(
             path,
             options.exp,
@@ -251,7 +266,7 @@ def execute(
             preset=preset,
             runs=options.runs or size.runs,
             seed=options.seed,
-            precision=pick_precision(options.precision, device),
+            precision=pick_precision(options.precision, world.device),
             pretrain_photometry=options.pretrain_photometry or pretrain_photometry,
             probe=options.probe or ("mlp" if is_published else "linear"),
             baselines=_baselines(options.baselines),
@@ -265,16 +280,27 @@ def execute(
             labels=options.labels,
             unlabelled=tuple(str(store) for store in options.unlabelled),
         )
-        directory = _directory(options)
-        open_directory(directory, settings, resume=options.resume)
-        source = source or options.transfer
-        if source is not None:
-            adopt(directory, settings, source, stages)
-        sizes = ", ".join(f"{len(s):,} {n}" for s, n in ((sets.train, "training"), (sets.val, "validation")))
-        print(f"{sets.source}: {sizes}, {len(sets.test):,} test objects", file=sys.stderr)
+        if options.parts is not None and options.parts % world.size:
+            raise ConfigError(
+                f"--parts is {options.parts}", expected=f"a multiple of the {world.size} processes"
+            )
+        opened: tuple[str, int] | None = None
+        if world.is_main:
+            directory = _directory(options)
+            parts = open_directory(directory, settings, resume=options.resume, parts=options.parts)
+            source = source or options.transfer
+            if source is not None:
+                adopt(directory, settings, source, stages)
+            sizes = ", ".join(
+                f"{len(s):,} {n}" for s, n in ((sets.train, "training"), (sets.val, "validation"))
+            )
+            print(f"{sets.source}: {sizes}, {len(sets.test):,} test objects", file=sys.stderr)
+            opened = str(directory), parts
+        _, (name, parts) = world.from_main({}, opened)
+        directory = Path(name)
         again = f"checkpoints are in {directory}; add `--out {directory} --resume` to the command to go on"
-        with cli.on_interrupt(again):
-            return run_experiment(directory, settings, sets, device, arguments)
+        with cli.on_interrupt(again), cutting(parts):
+            return run_experiment(directory, settings, sets, world.device, arguments)
 
 
 def _without(options: argparse.Namespace) -> tuple[str, ...]:

@@ -75,9 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(cell.name for cell in chosen))
         return cli.OK
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in the training command, before torch is loaded
+    from ..learning.distributed import require_one_process
     from .table import TableSettings, open_table, run_cells, write_table
     from .table_page import format_text
 
+    require_one_process("python -m margformer_fast.experiments")
     settings = TableSettings(
         preset=options.preset,
         device=options.device,

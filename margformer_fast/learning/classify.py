@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ..config import AugmentConfig, FitConfig
 from ..nn.inputs import ScaledEncoder
 from .device import autocast
+from .distributed import current
 from .loop import Stage, run_stage
 from .samples import Samples
 
@@ -83,7 +84,7 @@ def train_classifier(
     in_training, in_validation = object_weights or (np.ones(len(train)), np.ones(len(val)))
     weight_N = torch.from_numpy(in_training).float().to(train.device)
 
-    def loss(rows: np.ndarray, epoch: int) -> torch.Tensor:
+    def logits(rows: np.ndarray, epoch: int) -> torch.Tensor:
         patch_NPL = train.views(
             rows,
             augmentation,
@@ -93,9 +94,13 @@ def train_classifier(
             patch_size=model.config.patch_size,
         )[0]
         with autocast(train.device, precision):
-            logits = model(train.photometry[rows] if use_photometry else None, patch_NPL)
-        loss_N = F.cross_entropy(logits.float(), train.label[rows], reduction="none")
-        return (loss_N * weight_N[rows]).mean()
+            return model(train.photometry[rows] if use_photometry else None, patch_NPL)
+
+    def loss(rows: np.ndarray, epoch: int) -> torch.Tensor:
+        share = current().cut(rows)
+        logits_nC = share.in_parts(lambda part: logits(part, epoch))
+        loss_n = F.cross_entropy(logits_nC.float(), train.label[share.rows], reduction="none")
+        return share.mean(loss_n * weight_N[share.rows])
 
     def validate(epoch: int) -> dict[str, float]:
         def views(rows: np.ndarray) -> torch.Tensor:
@@ -119,7 +124,7 @@ def train_classifier(
             "val_accuracy": float((probability.argmax(axis=1) == label).mean()),
         }
 
-    stage = Stage(name, 2, model, len(train), config, loss, validate, weights)
+    stage = Stage(name, 2, model, len(train), config, loss, validate, weights, together=True)
     return run_stage(stage, seed=seed, directory=directory, label=label)
 
 
@@ -133,6 +138,9 @@ def predict(
     tokens: Callable[[np.ndarray], torch.Tensor] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Classify and embed objects, as they are if not asked otherwise.
+
+    Of several ranks each takes batches in turn, and all receive the very numbers that one of them computed:
+    every rank must call this.
 
     Parameters
     ----------
@@ -155,13 +163,15 @@ def predict(
         What the head looked at.
     """
     model.eval()
-    probability, embedding = [], []
-    for start in range(0, len(samples), _PREDICT_BATCH):
+    world = current()
+    probability = np.zeros((len(samples), model.num_classes))
+    embedding = np.zeros((len(samples), model.config.dim), np.float32)
+    for start in range(world.rank * _PREDICT_BATCH, len(samples), world.size * _PREDICT_BATCH):
         rows = np.arange(start, min(start + _PREDICT_BATCH, len(samples)))
         token_NPL = samples.tokens(rows, model.config.patch_size) if tokens is None else tokens(rows)
         with autocast(samples.device, precision):
             h_ND = model.embed(samples.photometry[rows] if use_photometry else None, token_NPL)
             logits = model.head(h_ND)
-        probability.append(logits.double().softmax(dim=1).cpu().numpy())
-        embedding.append(h_ND.float().cpu().numpy())
-    return np.concatenate(probability), np.concatenate(embedding)
+        probability[rows] = logits.double().softmax(dim=1).cpu().numpy()
+        embedding[rows] = h_ND.float().cpu().numpy()
+    return world.completed(probability), world.completed(embedding)

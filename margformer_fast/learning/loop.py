@@ -1,4 +1,8 @@
-"""The one training loop: epochs, early stopping, best weights, checkpoints that resume exactly."""
+"""The one training loop: epochs, early stopping, best weights, checkpoints that resume exactly.
+
+Several processes run it together (:mod:`.distributed`): all take every step, the first alone has the
+checkpoint and shows progress.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from ..errors import DataError
 from ..progress import Progress
 from ..reference.random import derive_seed
 from .checkpoint import load_tensors, load_weights, pack_optimizer, save_tensors, unpack_optimizer
+from .distributed import World, current
 
 _SAVE_SECONDS = 5.0
 
@@ -39,12 +44,16 @@ class Stage:
     config : FitConfig
         How long and how fast.
     loss : callable
-        ``loss(rows, epoch)`` gives the mean loss over the objects at `rows`, in training mode.
+        ``loss(rows, epoch)`` gives the mean loss over the objects at `rows`, in training mode; if trained
+        together, this rank's share of it.
     validate : callable
         ``validate(epoch)`` gives a dictionary with at least ``val_loss``, in evaluation mode.
     weights : {"best", "last"}
         Weights that the model is left with: those of the lowest validation loss, or of the last epoch. With
         "last" the checkpoint holds both.
+    together : bool
+        All ranks train: `loss` cuts its rows by :meth:`margformer_fast.learning.distributed.World.cut`, and
+        all ranks take part in `validate`. If not, the first trains alone, and the others receive the model.
     """
 
     name: str
@@ -55,6 +64,7 @@ class Stage:
     loss: Callable[[np.ndarray, int], torch.Tensor]
     validate: Callable[[int], dict[str, float]]
     weights: str = "best"
+    together: bool = False
 
 
 def batches(num_objects: int, batch_size: int, seed: int, *, ragged: bool = False) -> list[np.ndarray]:
@@ -101,16 +111,34 @@ class _State:
     def best_epoch(self) -> int:
         return min(range(len(self.history)), key=lambda i: self.history[i]["val_loss"]) + 1
 
-    def save(self, path: Path, key: dict[str, Any]) -> None:
+    def pack(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return all of it as tensors and a JSON-able rest."""
         groups = {"best": self.best}
         if not self.done:
             groups |= {"model": self.stage.model.state_dict(), "optimizer": pack_optimizer(self.optimizer)}
         elif self.stage.weights == "last":
-            groups["model"] = self.stage.model.state_dict()
+            groups["model"] = self.last or self.stage.model.state_dict()
         tensors = {
             f"{group}/{name}": value for group, items in groups.items() for name, value in items.items()
         }
-        save_tensors(path, tensors, {"key": key, "history": self.history, "done": self.done})
+        return tensors, {"history": self.history, "done": self.done}
+
+    def unpack(self, tensors: dict[str, torch.Tensor], about: dict[str, Any], where: Path) -> None:
+        """Put back what :meth:`pack` returned."""
+        groups: dict[str, dict[str, torch.Tensor]] = {"best": {}, "model": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            group, _, rest = name.partition("/")
+            groups[group][rest] = value
+        self.history, self.done, self.best = about["history"], about["done"], groups["best"]
+        if self.done:
+            self.last = groups["model"]
+        else:
+            load_weights(self.stage.model, groups["model"], where)
+            unpack_optimizer(self.optimizer, groups["optimizer"])
+
+    def save(self, path: Path, key: dict[str, Any]) -> None:
+        tensors, about = self.pack()
+        save_tensors(path, tensors, {"key": key, **about})
 
     def load(self, path: Path, key: dict[str, Any]) -> None:
         tensors, about = load_tensors(path)
@@ -121,16 +149,13 @@ class _State:
                 where=path,
                 mend="Resume with the settings of the first start, or choose another --out.",
             )
-        groups: dict[str, dict[str, torch.Tensor]] = {"best": {}, "model": {}, "optimizer": {}}
-        for name, value in tensors.items():
-            group, _, rest = name.partition("/")
-            groups[group][rest] = value
-        self.history, self.done, self.best = about["history"], about["done"], groups["best"]
-        if self.done:
-            self.last = groups["model"]
-        else:
-            load_weights(self.stage.model, groups["model"], path)
-            unpack_optimizer(self.optimizer, groups["optimizer"])
+        self.unpack(tensors, about, path)
+
+    def receive(self, world: World, where: Path) -> None:
+        """Take over the state of the first rank: its checkpoint, or its fresh weights."""
+        tensors, about = world.from_main(*self.pack())
+        if not world.is_main:
+            self.unpack(tensors, about, where)
 
 
 def run_stage(stage: Stage, *, seed: int, directory: Path, label: str) -> list[dict[str, float]]:
@@ -161,11 +186,22 @@ def run_stage(stage: Stage, *, seed: int, directory: Path, label: str) -> list[d
     DataError
         If a loss is not finite, or a checkpoint is damaged or was written with other settings.
     """
-    config, path = stage.config, directory / f"{stage.name}.safetensors"
-    state = _State(stage)
+    path, world = directory / f"{stage.name}.safetensors", current()
+    if stage.together:
+        return _train(stage, world, seed, path, label)
+    history = _train(stage, World(), seed, path, label) if world.is_main else []
+    weights, history = world.from_main(stage.model.state_dict(), history)
+    if not world.is_main:
+        load_weights(stage.model, weights, path)
+    return history
+
+
+def _train(stage: Stage, world: World, seed: int, path: Path, label: str) -> list[dict[str, float]]:
+    config, state = stage.config, _State(stage)
     key = {"stage": stage.name, "seed": seed, "num_objects": stage.num_objects, **config.to_dict()}
-    if path.exists():
+    if world.is_main and path.exists():
         state.load(path, key)
+    state.receive(world, path)
     saved = time.monotonic()
     if state.done:
         kept = state.best if stage.weights == "best" else state.last
@@ -174,14 +210,14 @@ def run_stage(stage: Stage, *, seed: int, directory: Path, label: str) -> list[d
         load_weights(stage.model, kept, path)
         return state.history
     total, before = config.max_epochs * stage.num_objects, len(state.history) * stage.num_objects
-    with Progress(total, label, "objects", initial=before) as progress:
+    with Progress(total, label, "objects", initial=before, shown=world.is_main) as progress:
         while not state.done:
             epoch = len(state.history) + 1
-            state.history.append(_run_epoch(state, epoch, seed, progress))
+            state.history.append(_run_epoch(state, world, epoch, seed, progress))
             if state.best_epoch == epoch:
                 state.keep_best()
             state.done = epoch >= config.max_epochs or epoch - state.best_epoch >= config.patience
-            if state.done or time.monotonic() - saved > _SAVE_SECONDS:
+            if world.is_main and (state.done or time.monotonic() - saved > _SAVE_SECONDS):
                 state.save(path, key)
                 saved = time.monotonic()
     if stage.weights == "best":
@@ -189,29 +225,35 @@ def run_stage(stage: Stage, *, seed: int, directory: Path, label: str) -> list[d
     return state.history
 
 
-def _run_epoch(state: _State, epoch: int, seed: int, progress: Progress) -> dict[str, float]:
+def _run_epoch(state: _State, world: World, epoch: int, seed: int, progress: Progress) -> dict[str, float]:
     stage, config = state.stage, state.stage.config
     started = time.monotonic()
     epoch_seed = derive_seed(seed, stage.number, epoch)
     torch.manual_seed(epoch_seed)
     ragged = config.batches == "ragged"
     parts = batches(stage.num_objects, config.batch_size, epoch_seed, ragged=ragged)
+    trained = [p for p in stage.model.parameters() if p.requires_grad]
     total, weight = 0.0, 0
     stage.model.train()
     for k, rows in enumerate(parts):
         rate = _rate(config, (epoch - 1 + (k + 0.5) / len(parts)) / config.max_epochs)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        loss = stage.loss(rows, epoch)
-        value = loss.item()
+        if world.parts > 1:
+            # Of this step alone, for the parts of the batch: a rank draws for those that it does.
+            torch.manual_seed(derive_seed(epoch_seed, k))
+        state.optimizer.zero_grad(set_to_none=True)
+        loss = stage.loss(rows, epoch) if world.works_on(rows) else None
+        if loss is not None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        # The same sum on every rank, so that all of them go on or none does.
+        value = world.add_up(loss, trained)
         if not math.isfinite(value):
             raise DataError(
                 f"the loss is {value} in epoch {epoch}, step {k + 1}",
                 where=stage.name,
                 mend="Lower the learning rate, or check the data for extreme values.",
             )
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(stage.model.parameters(), config.clip_norm)
         state.optimizer.step()
@@ -220,7 +262,8 @@ def _run_epoch(state: _State, epoch: int, seed: int, progress: Progress) -> dict
         progress.update(len(rows), epoch=f"{epoch}/{config.max_epochs}", loss=value)
     stage.model.eval()
     with torch.no_grad():
-        checked = stage.validate(epoch)
+        # The first rank decides: the epoch to stop after must not hang on a last digit.
+        _, checked = world.from_main({}, stage.validate(epoch))
     seconds = time.monotonic() - started
     progress.update(0, val=checked["val_loss"])
     return {

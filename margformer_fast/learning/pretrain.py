@@ -12,9 +12,10 @@ from ..config import AugmentConfig, FitConfig, PhotometryViewConfig
 from ..errors import ConfigError
 from ..nn.inputs import ScaledEncoder
 from ..nn.simclr import SimCLR
-from ..ops.nt_xent import nt_xent
+from ..ops.nt_xent import nt_xent, nt_xent_of_rank
 from .device import autocast
 from .dimmed_stamps import dimmed_views
+from .distributed import current
 from .loop import Stage, run_stage
 from .photometry_views import PhotometryViews
 from .samples import Samples
@@ -93,19 +94,35 @@ def pretrain(
         for each in (train, val)
     )
 
-    def loss(pairs: _Pairs, rows: np.ndarray, epoch: int) -> torch.Tensor:
+    def project(pairs: _Pairs, rows: np.ndarray, epoch: int) -> torch.Tensor:
+        """Return projections of both views, shape (n, 2, D)."""
         patch_VNPL, features_MF = pairs(rows, epoch)
         with autocast(train.device, precision):
-            z1_ND, z2_ND = model(features_MF, patch_VNPL.flatten(0, 1)).float().chunk(2)
-        return nt_xent(z1_ND, z2_ND, temperature=config.temperature)
+            z_MD = model(features_MF, patch_VNPL.flatten(0, 1)).float()
+        return z_MD.view(2, len(rows), -1).transpose(0, 1)
+
+    def loss(pairs: _Pairs, rows: np.ndarray, epoch: int) -> torch.Tensor:
+        share = current().cut(rows)
+        z1_nD, z2_nD = share.in_parts(lambda part: project(pairs, part, epoch)).unbind(1)
+        if share.is_whole:
+            return nt_xent(z1_nD, z2_nD, temperature=config.temperature)
+        # Against the pairs of all ranks. The gradient is that of the joint loss, of this rank's rows alone:
+        # gradients of weights are to be added up over ranks, not averaged.
+        return nt_xent_of_rank(
+            z1_nD, z2_nD, temperature=config.temperature, first=share.first, gather=share.gather
+        )
 
     def validate(_epoch: int) -> dict[str, float]:
+        def joint_loss(rows: np.ndarray) -> float:
+            world = current()
+            return world.total(loss(of_val, rows, 0) if world.works_on(rows) else None)
+
         every, batch = np.arange(len(val)), config.batch_size
         if config.batches == "ragged":
             parts = np.split(every, range(batch, len(val), batch))
-            return {"val_loss": float(np.mean([loss(of_val, rows, 0).item() for rows in parts]))}
+            return {"val_loss": float(np.mean([joint_loss(rows) for rows in parts]))}
         parts = np.array_split(every, max(1, round(len(val) / batch)))
-        return {"val_loss": sum(loss(of_val, rows, 0).item() * len(rows) for rows in parts) / len(val)}
+        return {"val_loss": sum(joint_loss(rows) * len(rows) for rows in parts) / len(val)}
 
     stage = Stage(
         "pretrain",
@@ -116,6 +133,7 @@ def pretrain(
         lambda rows, epoch: loss(of_train, rows, epoch),
         validate,
         weights,
+        together=True,
     )
     return run_stage(stage, seed=seed, directory=directory, label=label)
 
