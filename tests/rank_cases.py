@@ -66,7 +66,7 @@ def of_objects(seed: int, device: torch.device, folder: Path, found: dict[str, t
     where: dict[str, Any] = {"precision": "fp32", "seed": seed, "directory": folder, "label": "test"}
     for photometry in ("hidden", "shared"):
         torch.manual_seed(seed)
-        model = ScaledEncoder(MODEL, 2).to(device)
+        model = ScaledEncoder(MODEL, 2)
         model.inputs.fit(train.photometry.cpu(), torch.from_numpy(train.pixel_noise()))
         model.to(device)
         with steps_kept(f"simclr-{photometry}", found):

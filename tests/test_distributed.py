@@ -70,6 +70,7 @@ def run_ranks(size: int, folder: Path, seed: int, device: str) -> list[dict[str,
 
 def check_ranks(size: int, folder: Path, seed: int, device: str) -> None:
     expected = of_all(seed, torch.device(device), folder / "alone")
+    tolerance = 1e-6 if device == "cpu" else 1e-5  # products of other shapes are other kernels on a GPU
     ranks = run_ranks(size, folder / "ranks", seed, device)
     for name, value in expected.items():
         for rank in ranks:
@@ -80,7 +81,7 @@ def check_ranks(size: int, folder: Path, seed: int, device: str) -> None:
             scale = value.nan_to_num().abs().max()
             assert scale > 0, name
             worst = float((got - value).nan_to_num().abs().max() / scale)
-            assert worst < (1e-11 if name.startswith("exact") else 1e-6), f"{name}: {worst:.1e}"
+            assert worst < (1e-11 if name.startswith("exact") else tolerance), f"{name}: {worst:.1e}"
     for name in ("probability", "probe.val_loss", "probe.weights"):
         assert torch.equal(ranks[-1]["found"][name], expected[name]), name
     for number, rank in enumerate(ranks):
