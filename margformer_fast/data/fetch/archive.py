@@ -10,8 +10,8 @@ photoObj    ``RELEASE/TREE/photoObj/RERUN/RUN/CAMCOL/photoObj-RUN6-CAMCOL-FIELD4
 psField     ``RELEASE/TREE/photo/redux/RERUN/RUN/objcs/CAMCOL/psField-RUN6-CAMCOL-FIELD4.fit``
 ==========  ==============================================================================================
 
-RUN6 and FIELD4 are filled with zeros to six and four digits. The layout of frames of DR16 is that of the survey's
-data model; the trees of the other releases are those under which public programs fetch them.
+RUN6 and FIELD4 are filled with zeros to six and four digits. The layout of DR16's frames is that of the
+survey's data model; the trees of the other releases are those under which public programs fetch them.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """One file or answer from a server that may be slow, busy, broken or gone.
 
-**What is retried.** Time-outs, resets, answers cut short, 408, 425, 429 and all of 5xx; what else the server
-refuses (404, say) is final. Waits grow from `Patience.first_wait` by a factor of two, each drawn at random up to
-that ("full jitter"), so that many clients do not come back at once; ``Retry-After`` is obeyed by all threads.
-A try that brought new bytes does not count against `Patience.retries`.
+**What is retried.** Time-outs, resets, answers cut short, 408, 425, 429 and all of 5xx; what else the
+server refuses (404, say) is final. Waits grow from `Patience.first_wait` by a factor of two, each drawn at
+random up to that ("full jitter"), so that many clients do not come back at once; ``Retry-After`` is obeyed
+by all threads. A try that brought new bytes does not count against `Patience.retries`.
 
-**What is resumed.** Bytes go to ``NAME.part`` beside the file, and the next try, or the next command, asks for the
-rest with ``Range`` and ``If-Range``. A server that ignores this sends the whole file, and it is taken so; one that
-sends another part than asked for is not believed.
+**What is resumed.** Bytes go to ``NAME.part`` beside the file, and the next try, or the next command, asks
+for the rest with ``Range`` and ``If-Range``. A server that ignores this sends the whole file, and it is taken
+so; one that sends another part than asked for is not believed.
 
-**What is believed.** Nothing without its full length, where the server gave one, and its checksum, where there
-is one: ``Content-MD5``, ``Repr-Digest`` or ``Digest`` of the answer, or the caller's. Only ``http`` and ``https``
-are spoken, redirections included, and never from ``https`` back to ``http``.
+**What is believed.** Nothing without its full length, where the server gave one, and its checksum, where
+there is one: ``Content-MD5``, ``Repr-Digest`` or ``Digest`` of the answer, or the caller's. Only ``http`` and
+``https`` are spoken, redirections included, and never ``http`` after ``https``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import base64
 import binascii
 import contextlib
 import email.utils
+import errno
 import hashlib
 import http.client
 import json
@@ -31,6 +32,7 @@ import ssl
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,19 +43,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from ... import __version__
-from ...errors import DataError, FetchError, OutputError
+from ...errors import FetchError, OutputError
 
-OFFLINE_MEND = "Try again where there is a network, or fetch the files elsewhere (--urls FILE lists them) and `ingest` them."
+OFFLINE_MEND = (
+    "Try again where there is a network; what was fetched stays."
+    " Or fetch the files elsewhere and `ingest` or `import` their folder."
+)
 
 _AGENT = f"margformer_fast/{__version__}"
 _BLOCK = 1 << 16
 _TOTAL_TRIES = 200  # of one file, however much each of them brought
 _BUSY = {408, 425, 429}
-_NOT_THERE = (
-    socket.gaierror,
-    ConnectionRefusedError,
-    ssl.SSLCertVerificationError,
-)
+_WRONG_TRIES = 3  # whole files with a wrong checksum
+_NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED, errno.EADDRNOTAVAIL}
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,11 @@ class Patience:
     least_rate: float = 1000.0
 
 
-class Missing(FetchError):
+class Missing(FetchError):  # noqa: N818 - states a fact, as its siblings do
     """The server says that there is no such file."""
 
 
-class Unreachable(FetchError):
+class Unreachable(FetchError):  # noqa: N818 - as above
     """No server answers: there is no network, or nothing at that address."""
 
 
@@ -210,19 +212,24 @@ class Client:
         OutputError
             If it cannot be written.
         """
-        part = _Part(path, url)
+        part = _Part(path, url, checked=checksum is not None)
         wanted = size
+
+        def guard(size: int) -> None:
+            if size > limit:
+                part.discard()
+            _check_limit(size, limit, url)
 
         def take(response: http.client.HTTPResponse) -> None:
             offset, total = part.begin(response)
-            _check_limit(total or 0, limit, url)
+            guard(total or 0)
             if wanted is not None and total is not None and total != wanted:
                 part.discard()
                 raise _Broken(f"the server has {total:,} bytes where {wanted:,} are expected")
             with part.open(offset) as file:
                 for block in self._blocks(response, url):
                     offset += len(block)
-                    _check_limit(offset, limit, url)
+                    guard(offset)
                     with _written(path):
                         file.write(block)
                     if progress is not None:
@@ -260,8 +267,8 @@ class Client:
         progress: Callable[[], int],
     ) -> None:
         """Ask for `url` until `take` has got it, or patience ends."""
-        fruitless, best, last = 0, progress(), ""
-        server = url.split("/", 3)[2] if url.count("/") > 2 else url
+        fruitless, wrong, silent, best, last = 0, 0, 0, progress(), ""
+        server = urllib.parse.urlsplit(url).netloc
         for _ in range(_TOTAL_TRIES):
             self._wait_turn(url)
             after = 0.0
@@ -285,21 +292,26 @@ class Client:
                         raise FetchError(f"the server refuses: {last}{said}", where=url) from None
             except _Broken as error:
                 last = str(error)
-            except (OSError, http.client.HTTPException) as error:
-                if isinstance(error, FetchError | OutputError):
-                    raise
-                reason = error.reason if isinstance(error, urllib.error.URLError) else error
-                last = _short(reason)
-                if isinstance(reason, _NOT_THERE) and server not in self._met:
-                    raise Unreachable(f"cannot be reached ({last})", where=url, mend=OFFLINE_MEND) from None
+                wrong += isinstance(error, _Wrong)
+            except (FetchError, OutputError):
+                raise
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                last = _short(error)
+                # urllib wraps what goes wrong before the server's first word, and nothing else.
+                if isinstance(error, urllib.error.URLError) and server not in self._met:
+                    silent += 1
+                    if _is_final(error.reason) or silent > 1:
+                        raise Unreachable(
+                            f"cannot be reached ({last})", where=url, mend=OFFLINE_MEND
+                        ) from None
             got = progress()
             fruitless = 0 if got > best else fruitless + 1
             best = max(best, got)
-            if fruitless > self.patience.retries:
+            if fruitless > self.patience.retries or wrong >= _WRONG_TRIES:
                 break
             self._back_off(fruitless, after)
         raise FetchError(
-            f"cannot be fetched after {fruitless} tries in a row that brought nothing ({last})",
+            f"cannot be fetched; the last of the tries ended with: {last}",
             where=url,
             mend="Run the same command again later: it goes on where it stopped.",
         )
@@ -348,18 +360,24 @@ class Client:
             self._sleep(random.uniform(0, longest))
 
 
-class _Broken(Exception):
+class _Broken(Exception):  # noqa: N818 - not an error of the caller's
     """One try failed; another may not."""
+
+
+class _Wrong(_Broken):
+    """A whole file came, with another checksum than it should have."""
 
 
 class _Part:
     """What there is of a file that is being fetched, and of which version of it."""
 
-    def __init__(self, path: Path, url: str) -> None:
+    def __init__(self, path: Path, url: str, *, checked: bool) -> None:
         self._path, self._url = path, url
+        self._checked = checked  # a wrong mixture would be seen at the end
         self._part = path.with_name(f"{path.name}.part")
         self._about = path.with_name(f"{path.name}.part.json")
-        self._version, self._total = "", None
+        self._version = ""
+        self._total: int | None = None
         if self._part.is_file():
             self._recall()
 
@@ -371,7 +389,9 @@ class _Part:
             version, total = about["version"], about["total"]
         except (OSError, ValueError, KeyError, TypeError):
             same, version, total = False, "", None
-        if not (same and isinstance(version, str) and version and isinstance(total, int | None)):
+        if not (
+            same and isinstance(version, str) and (version or self._checked) and isinstance(total, int | None)
+        ):
             self.discard()
             return
         self._version, self._total = version, total
@@ -386,11 +406,11 @@ class _Part:
     def headers(self) -> dict[str, str]:
         """Return what asks for the rest."""
         size = self.size
-        if size == 0 or not self._version or (self._total is not None and size > self._total):
+        if size == 0 or not (self._version or self._checked) or size > (self._total or size):
             return {}
         if size == self._total:  # all is here, unchecked: the last byte is asked for again
             size -= 1
-        return {"Range": f"bytes={size}-", "If-Range": self._version}
+        return {"Range": f"bytes={size}-", **({"If-Range": self._version} if self._version else {})}
 
     def begin(self, response: http.client.HTTPResponse) -> tuple[int, int | None]:
         """Return where the bytes of the answer belong, and how many the whole file has, if that is known."""
@@ -430,7 +450,7 @@ class _Part:
         if checksum is not None:
             kind, _, digits = checksum.partition(":")
             if self._hash(kind).hexdigest() != digits.lower():
-                raise _Broken(f"its {kind.upper()} is not {digits}")
+                raise _Wrong(f"its {kind.upper()} is not {digits}")
         if response is not None and response.status == 200:
             for kind, name in (("md5", "md5"), ("sha256", "sha-256")):
                 if _digest(name, response) is not None:
@@ -444,9 +464,8 @@ class _Part:
         with _written(self._path):
             with open(self._part, "r+b") as file:
                 os.fsync(file.fileno())
+            self._about.unlink(missing_ok=True)
             self._part.replace(self._path)
-        with contextlib.suppress(OSError):
-            self._about.unlink()
 
     def discard(self) -> None:
         for path in (self._part, self._about):
@@ -507,7 +526,7 @@ def _digest(name: str, response: http.client.HTTPResponse) -> bytes | None:
 def _check_digest(of_content: Any, name: str, response: http.client.HTTPResponse) -> None:
     wanted = _digest(name, response)
     if wanted is not None and of_content.digest() != wanted:
-        raise _Broken(f"its {name.upper()} is not the one that the server gave")
+        raise _Wrong(f"its {name.upper()} is not the one that the server gave")
 
 
 def _check_limit(size: int, limit: int, url: str) -> None:
@@ -539,6 +558,13 @@ def _said(error: urllib.error.HTTPError) -> str:
     return f" ({plain[:300]})" if plain else ""
 
 
-def _short(error: object) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+def _is_final(reason: object) -> bool:
+    """Whether a first contact failed for want of a network or of anybody there, not for a bad moment."""
+    lost = isinstance(reason, socket.gaierror | ssl.SSLCertVerificationError)
+    return lost or (isinstance(reason, OSError) and reason.errno in _NO_ROUTE)
+
+
+def _short(error: BaseException) -> str:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
     return " ".join(str(text).split())
