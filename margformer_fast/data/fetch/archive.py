@@ -19,8 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ...errors import ConfigError
 from ..sdss import objid as objids
 from ..survey import SDSS
@@ -157,21 +155,6 @@ class Archive:
         """Return all files of a field: the catalogue, which may show that frames are not needed, first."""
         remotes = [self.catalogue(of), *(self.frame(of, band) for band in SDSS.bands)]
         return [*remotes, self.psfield(of)] if psfield else remotes
-
-
-def fields_of(objid: np.ndarray) -> list[FieldId]:
-    """Return the distinct fields of N object identifiers, in order of run, camera column and field.
-
-    Raises
-    ------
-    DataError
-        If a value is no SDSS identifier.
-    """
-    if len(objid) == 0:
-        return []
-    parts = objids.decode(objid)
-    keys = np.unique(np.stack([parts.run, parts.camcol, parts.field, parts.rerun], axis=1), axis=0)
-    return [FieldId(*map(int, key)) for key in keys]
 
 
 def object_range(runs: Iterable[int]) -> tuple[int, int]:

@@ -2,10 +2,12 @@
 
 The language is the part of SQL that SQL Server, on which the survey runs, shares with others; ``TOP``
 and the survey's own function ``dbo.fGetNearbyObjEq`` are the only words beyond it. Where each cut comes from
-is told in ``docs/fetching.md``. Divisions are guarded, because SQL Server may compute a column of a row before it
-drops the row, and done in double precision from the stored single ones, as the cuts in Python are
+is told in ``docs/fetching.md``. Divisions are guarded, because SQL Server may compute a column of a row
+before it drops the row, and done in double precision from the stored single ones, as the cuts in Python are
 (:mod:`~margformer_fast.data.populations`).
 """
+
+# ruff: noqa: S608 - only numbers and names of this file are put into the text
 
 from __future__ import annotations
 
@@ -90,7 +92,7 @@ def count(population: str, after: int, upto: int) -> str:
 
 
 def classes(objid: Sequence[int] | np.ndarray) -> str:
-    """Return the query for the spectroscopic classes of objects: `CLASS_COLUMNS`, only those that have one."""
+    """Return the query for the spectroscopic classes of objects that have one: `CLASS_COLUMNS`."""
     listed = ",".join(str(int(value)) for value in objid)
     return (
         "SELECT s.bestObjID AS objID, s.specObjID, s.class, s.z, s.zErr FROM SpecObj AS s"

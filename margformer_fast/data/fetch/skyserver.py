@@ -1,4 +1,4 @@
-"""Queries sent to the survey's database over HTTP, one at a time, and answers that are looked at before use."""
+"""Queries sent to the survey's database over HTTP, one at a time, and answers that are checked."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from ...errors import ConfigError, DataError
 from ..pickles import holds_strings, load_string_array
 from ..sdss import objid as objids
 from ..survey import CLASSES, UNKNOWN
-from .archive import FieldId, fields_of
+from .archive import FieldId
 
 MAX_ROWS = 20_000_000
 """Longest list: more than all spectra of the survey."""
@@ -43,11 +43,6 @@ class Targets:
 
     def __len__(self) -> int:
         return len(self.objid)
-
-    @property
-    def fields(self) -> list[FieldId]:
-        """The fields they are in."""
-        return fields_of(self.objid)
 
     @classmethod
     def make(
@@ -78,12 +73,16 @@ class Targets:
         rows: np.ndarray = np.searchsorted(self.objid, objid)
         return rows
 
-    def in_field(self, of: FieldId) -> np.ndarray:
-        """Return the wanted identifiers of one field."""
-        least = int(objids.encode(of.run, of.camcol, of.field, 0, rerun=of.rerun))
-        first = least & ~(15 << 59)  # whatever the version of the sky
-        mine = (self.objid & ~(15 << 59)) >> 16 == first >> 16
-        return self.objid[mine]
+    def by_field(self) -> dict[FieldId, np.ndarray]:
+        """Return the wanted identifiers of each field, fields in order."""
+        if len(self) == 0:
+            return {}
+        parts = objids.decode(self.objid)
+        keys = np.stack([parts.run, parts.camcol, parts.field, parts.rerun], axis=1)
+        fields, which, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+        ordered = self.objid[np.argsort(which.ravel(), kind="stable")]
+        mine = np.split(ordered, np.cumsum(counts)[:-1])
+        return {FieldId(*map(int, key)): ids for key, ids in zip(fields, mine, strict=True)}
 
 
 def read_objids(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
