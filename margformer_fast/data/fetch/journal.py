@@ -260,7 +260,7 @@ class Journal:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name, atomically."""
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **dict(arrays))  # type: ignore[arg-type]
+        np.savez(file, **dict(arrays))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

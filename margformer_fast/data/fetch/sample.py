@@ -1,4 +1,4 @@
-"""The wanted objects of a request: a list, positions, or the spectroscopic sample of the survey's database."""
+"""The wanted objects of a request: a list, positions, or the database's spectroscopic sample."""
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ Told = Callable[[int], object]
 """Called with the number of objects that were learnt of."""
 
 
+def _ignore(_: int) -> None:
+    pass
+
+
 def spectroscopic(
     server: SkyServer,
     population: str,
     folder: Path,
     *,
     rows: int = 20_000,
-    progress: Told = lambda n: None,
+    progress: Told = _ignore,
 ) -> Targets:
     """Return the spectroscopic sample: a page at a time, each kept, so that a killed command goes on.
 
@@ -96,9 +100,7 @@ def spectroscopic(
     return _spectra(found, folder)
 
 
-def classes(
-    server: SkyServer, objid: np.ndarray, folder: Path, *, progress: Told = lambda n: None
-) -> Targets:
+def classes(server: SkyServer, objid: np.ndarray, folder: Path, *, progress: Told = _ignore) -> Targets:
     """Return objects with their spectroscopic classes; `UNKNOWN` without a spectrum or with a bad one.
 
     Parameters are as for :func:`spectroscopic`, with the identifiers in place of cuts.
@@ -127,7 +129,7 @@ def classes(
             )
         found += rows
         progress(len(asked))
-    known = {}
+    known: dict[int, list[str]] = {}
     for row in found:
         known.setdefault(_whole(row[0], folder), row)  # the lower number of two spectra
     blank = ["", "", "", "nan", "nan"]
@@ -142,7 +144,7 @@ def near(
     radius_arcsec: float,
     folder: Path,
     *,
-    progress: Told = lambda n: None,
+    progress: Told = _ignore,
 ) -> tuple[Targets, np.ndarray]:
     """Return the primary object nearest to each position, and which positions have none.
 
