@@ -131,14 +131,14 @@ def fetch_field(
         for remote in files:
             if (folder / remote.name).is_file():
                 (folder / remote.name).replace(have / remote.name)
-    journal.finish(of, pack(chunk, report, [remote.url for remote in files]), kept)
+    journal.finish(of, pack(chunk, report), kept)
     shutil.rmtree(folder, ignore_errors=True)
     return kept
 
 
-def pack(chunk: Survey, report: IngestReport, urls: list[str]) -> dict[str, np.ndarray]:
-    """Return a field's objects, its account and the addresses of its files as arrays by name."""
-    about = {"report": report.to_dict(), "provenance": chunk.provenance, "urls": urls}
+def pack(chunk: Survey, report: IngestReport) -> dict[str, np.ndarray]:
+    """Return a field's objects and its account as arrays by name."""
+    about = {"report": report.to_dict(), "provenance": chunk.provenance}
     return {
         **{name: getattr(chunk, name) for name in _CORE},
         _STAMPS: chunk.stamps.decode(),
@@ -147,7 +147,7 @@ def pack(chunk: Survey, report: IngestReport, urls: list[str]) -> dict[str, np.n
     }
 
 
-def unpack(arrays: Mapping[str, np.ndarray]) -> tuple[Survey, IngestReport, list[str]]:
+def unpack(arrays: Mapping[str, np.ndarray]) -> tuple[Survey, IngestReport]:
     """Return what :func:`pack` was given.
 
     Raises
@@ -174,7 +174,7 @@ def unpack(arrays: Mapping[str, np.ndarray]) -> tuple[Survey, IngestReport, list
                 "failures": tuple(account["failures"]),
             }
         )
-        return chunk, report, list(about["urls"])
+        return chunk, report
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"a field's piece cannot be used ({error})") from error
 

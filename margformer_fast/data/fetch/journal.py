@@ -8,6 +8,7 @@
 ``pieces/RUN/``        the stamps and columns of a field, written whole or not at all, before its line
 ``incoming/``          files on their way, one folder a field; removed when the field is cut
 ``files/RUN/CAMCOL/``  files of finished fields, where they are kept
+``finished``           the store is written, and the rest is being removed
 =====================  ==============================================================================
 
 A field counts as done if its line is there and its piece has the bytes of which the line tells. A line that
@@ -34,7 +35,7 @@ from ...files import atomic_file, read_json, sha256_file, write_json
 from .archive import FieldId
 from .targets import Targets
 
-_REQUEST, _TARGETS, _JOURNAL = "request.json", "targets.npz", "journal.jsonl"
+_REQUEST, _TARGETS, _JOURNAL, _FINISHED = "request.json", "targets.npz", "journal.jsonl", "finished"
 
 
 @dataclass(frozen=True)
@@ -215,14 +216,26 @@ class Journal:
             )
         return read_arrays(path)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the store is written, and only :meth:`clear` was cut short."""
+        return (self.folder / _FINISHED).exists()
+
     def clear(self) -> None:
         """Remove what the store now has; the whole folder, unless files are kept in it."""
-        # The journal goes first: without it, pieces are not believed.
-        (self.folder / _JOURNAL).unlink(missing_ok=True)
-        for name in ("pieces", "incoming", "answers"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        if not (self.folder / "files").exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
+        (self.folder / _FINISHED).touch()
+        if (self.folder / "files").exists():
+            for name in ("pieces", "incoming", "answers"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            for name in (_JOURNAL, _TARGETS, _FINISHED):
+                (self.folder / name).unlink(missing_ok=True)
+            return
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name not in (_FINISHED, _REQUEST):
+                path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _append(self, entry: Entry) -> None:
         line = json.dumps({key: value for key, value in vars(entry).items() if value != ""}) + "\n"
@@ -259,8 +272,9 @@ class Journal:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name, atomically."""
+    named: dict[str, Any] = dict(arrays)
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **dict(arrays))
+        np.savez(file, **named)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -82,15 +82,6 @@ def sample(population: str, after: int, upto: int, rows: int) -> str:
     )
 
 
-def count(population: str, after: int, upto: int) -> str:
-    """Return the query for the size of the sample by class: columns ``class`` and ``n``."""
-    cut = _cut(population)
-    return (
-        f"SELECT t.class, COUNT(*) AS n FROM ({_selected(after, upto)}) AS t"
-        f"{f' WHERE {cut}' if cut else ''} GROUP BY t.class ORDER BY t.class"
-    )
-
-
 def classes(objid: Sequence[int] | np.ndarray) -> str:
     """Return the query for the spectroscopic classes of objects that have one: `CLASS_COLUMNS`."""
     listed = ",".join(str(int(value)) for value in objid)
