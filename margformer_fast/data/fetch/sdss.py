@@ -54,10 +54,14 @@ class Request:
     modes, require_clean
         For whole fields, as for :func:`~margformer_fast.data.sdss.ingest.ingest`.
     classes : str or Path
-        Where the classes of listed objects come from: ``sql``, the survey's spectroscopic ones; ``photometric``,
-        the survey's photometric types; or a file that goes with `objids` row by row.
+        Where the classes of listed objects come from: ``sql``, the survey's spectroscopic ones;
+        ``photometric``, the survey's photometric types; or a file that goes with `objids` row by row.
     psfield, keep : bool
         Fetch models of the PSF too; keep files as they were served.
+    sql_interval : float
+        Seconds from one query to the next, at least.
+    sql_rows : int
+        Rows of a page of the sample, at most.
     """
 
     archive: Archive = field(default_factory=Archive)
@@ -73,6 +77,8 @@ class Request:
     classes: str | Path = "sql"
     psfield: bool = False
     keep: bool = False
+    sql_interval: float = 1.0
+    sql_rows: int = 20_000
 
     @property
     def kind(self) -> str:
@@ -106,14 +112,20 @@ class Request:
             about["sql_url"] = self.archive.sql_endpoint
         return about
 
+    def server(self, client: Client) -> SkyServer:
+        """Return the database."""
+        return SkyServer(client, self.archive.sql_endpoint, self.sql_interval)
+
 
 def work_folder(out: Path) -> Path:
     """Return the folder in which the work towards a store is done."""
     return out.with_name(f"{out.resolve().name}.fetch")
 
 
-def make_plan(request: Request, out: Path, client: Client, rate: float, connections: int) -> Plan:
-    """Return what a request comes to, without fetching a field.
+def make_plan(
+    request: Request, out: Path, client: Client, rate: float, connections: int
+) -> tuple[Plan, list[FieldId]]:
+    """Return what a request comes to, and its fields, without fetching one.
 
     The database is asked where only it knows the objects; its answers are kept for the request itself. A list
     of identifiers or fields is planned without a network.
@@ -128,8 +140,8 @@ def make_plan(request: Request, out: Path, client: Client, rate: float, connecti
     folder = work_folder(out)
     if request.kind == "fields":
         count, fields = 0, list(request.fields)
-    elif request.kind == "objids":
-        targets = _listed(request)
+    elif request.objids is not None:
+        targets = _listed(request, request.objids)
         count, fields = len(targets), list(targets.by_field())
     else:
         with Journal(folder, request.to_dict()) as journal:
@@ -139,7 +151,7 @@ def make_plan(request: Request, out: Path, client: Client, rate: float, connecti
     if (folder / "request.json").exists():
         with Journal(folder, request.to_dict()) as journal:
             done = journal.done(fields)
-    return Plan.of(
+    plan = Plan.of(
         count,
         fields,
         done=len(done),
@@ -148,6 +160,7 @@ def make_plan(request: Request, out: Path, client: Client, rate: float, connecti
         connections=connections,
         rate=rate,
     )
+    return plan, fields
 
 
 def addresses(request: Request, fields: list[FieldId]) -> list[str]:
@@ -246,11 +259,10 @@ def learn(request: Request, client: Client, journal: Journal) -> Targets:
     targets = journal.targets()
     if targets is not None:
         return targets
-    server = SkyServer(client, request.archive.sql_endpoint)
-    if request.kind == "objids":
-        return _listed(request)
-    if request.kind == "positions":
-        assert request.positions is not None
+    if request.objids is not None:
+        return _listed(request, request.objids)
+    server = request.server(client)
+    if request.positions is not None:
         ra, dec = read_positions(request.positions)
         with Progress(len(ra), "looking up", "positions") as progress:
             targets, _ = sample.near(
@@ -259,7 +271,11 @@ def learn(request: Request, client: Client, journal: Journal) -> Targets:
     else:
         with Progress(None, "asking for the sample", "objects") as progress:
             targets = sample.spectroscopic(
-                server, request.population, journal.answers, progress=progress.update
+                server,
+                request.population,
+                journal.answers,
+                rows=request.sql_rows,
+                progress=progress.update,
             )
         if request.per_class is not None:
             targets = sample.per_class(targets, request.per_class, request.seed)
@@ -267,9 +283,8 @@ def learn(request: Request, client: Client, journal: Journal) -> Targets:
     return targets
 
 
-def _listed(request: Request) -> Targets:
-    assert request.objids is not None
-    objid, label = read_objids(request.objids)
+def _listed(request: Request, path: Path) -> Targets:
+    objid, label = read_objids(path)
     if isinstance(request.classes, Path):
         label = read_classes(request.classes, len(objid))
     return Targets.make(objid, np.full(len(objid), -1, np.int8) if label is None else label)
@@ -279,7 +294,7 @@ def _classified(request: Request, client: Client, journal: Journal, targets: Tar
     """Return targets with spectroscopic classes, unless their list had classes."""
     if (targets.label >= 0).any() or "specobjid" in targets.columns:
         return targets
-    server = SkyServer(client, request.archive.sql_endpoint)
+    server = request.server(client)
     with Progress(len(targets), "asking for classes", "objects") as progress:
         found = sample.classes(server, targets.objid, journal.answers, progress=progress.update)
     targets = Targets(targets.objid, found.label, {**targets.columns, **found.columns})
@@ -377,7 +392,7 @@ def _assemble(
             raise DataError(f"no object was kept, so no store is written\n{text}", where=out)
         writer.provenance["fetch"] = {"request": request.to_dict(), **_origin(request), **counts}
         if not (request.kind == "fields" or request.classes == "photometric"):
-            writer.provenance["class"] = _class_source(request, targets)
+            writer.provenance["class"] = _class_source(targets)
             writer.provenance["selection"] = "the wanted objects"
     return text
 
@@ -410,7 +425,7 @@ def _origin(request: Request) -> dict[str, Any]:
     return origin
 
 
-def _class_source(request: Request, targets: Targets | None) -> str:
+def _class_source(targets: Targets | None) -> str:
     if targets is not None and "specobjid" in targets.columns:
         return "SpecObj.class: the survey's spectroscopic pipeline, zWarning = 0; UNKNOWN without a spectrum"
     return "the list of wanted objects"
