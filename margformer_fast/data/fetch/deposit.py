@@ -1,7 +1,7 @@
 """MargNet's published arrays, as their deposit (DOI 10.5281/zenodo.6659435) lists them.
 
-The list, with sizes and checksums, is asked for each time; nothing about the files is assumed but that each has
-a plain name. A file that is here with the right size and checksum is not fetched again.
+The list, with sizes and checksums, is asked for each time; nothing about the files is assumed but that each
+has a plain name. A file that is here with the right size and checksum is not fetched again.
 """
 
 from __future__ import annotations

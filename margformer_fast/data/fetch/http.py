@@ -98,7 +98,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         kind, before = newurl.split(":", 1)[0].lower(), req.full_url.split(":", 1)[0].lower()
         if kind not in ("http", "https") or (before == "https" and kind == "http"):
-            raise FetchError(f"is redirected to {newurl[:100]!r}", where=req.full_url, expected="https")
+            raise FetchError(
+                f"is redirected to {newurl[:100]!r}", where=_place(req.full_url), expected="https"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
@@ -231,7 +233,7 @@ class Client:
                     offset += len(block)
                     guard(offset)
                     with _written(path):
-                        file.write(block)
+                        _write(file, block)
                     if progress is not None:
                         progress(len(block))
             if total is not None and offset < total:
@@ -286,10 +288,10 @@ class Client:
                     if error.code == 416 and isinstance(part, _Part):
                         part.discard()  # what is here is no beginning of what is there
                     elif error.code in (404, 410):
-                        raise Missing("is not there", where=url) from None
+                        raise Missing("is not there", where=_place(url)) from None
                     elif error.code not in _BUSY and error.code < 500:
                         said = _said(error)
-                        raise FetchError(f"the server refuses: {last}{said}", where=url) from None
+                        raise FetchError(f"the server refuses: {last}{said}", where=_place(url)) from None
             except _Broken as error:
                 last = str(error)
                 wrong += isinstance(error, _Wrong)
@@ -302,7 +304,7 @@ class Client:
                     silent += 1
                     if _is_final(error.reason) or silent > 1:
                         raise Unreachable(
-                            f"cannot be reached ({last})", where=url, mend=OFFLINE_MEND
+                            f"cannot be reached ({last})", where=_place(url), mend=OFFLINE_MEND
                         ) from None
             got = progress()
             fruitless = 0 if got > best else fruitless + 1
@@ -312,7 +314,7 @@ class Client:
             self._back_off(fruitless, after)
         raise FetchError(
             f"cannot be fetched; the last of the tries ended with: {last}",
-            where=url,
+            where=_place(url),
             mend="Run the same command again later: it goes on where it stopped.",
         )
 
@@ -327,7 +329,7 @@ class Client:
         began, came = self._clock(), 0
         while True:
             if self._stopped.is_set():
-                raise FetchError("is given up: the command is ending", where=url)
+                raise FetchError("is given up: the command is ending", where=_place(url))
             # read1 returns with what is there; read would wait for a whole block.
             block = response.read1(_BLOCK)
             if not block:
@@ -348,7 +350,7 @@ class Client:
             if self._stopped.is_set():
                 break
         if self._stopped.is_set():
-            raise FetchError("is given up: the command is ending", where=url)
+            raise FetchError("is given up: the command is ending", where=_place(url))
 
     def _back_off(self, fruitless: int, after: float) -> None:
         longest = min(self.patience.longest_wait, self.patience.first_wait * 2.0 ** max(0, fruitless - 1))
@@ -474,6 +476,13 @@ class _Part:
         self._version, self._total = "", None
 
 
+def _write(file: IO[bytes], block: bytes) -> None:
+    """Write all of a block to an unbuffered file, which may take less at a time."""
+    rest = memoryview(block)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
 @contextmanager
 def _written(path: Path) -> Iterator[None]:
     """Turn errors of writing into one line; those of the network never come from here."""
@@ -531,7 +540,7 @@ def _check_digest(of_content: Any, name: str, response: http.client.HTTPResponse
 
 def _check_limit(size: int, limit: int, url: str) -> None:
     if size > limit:
-        raise FetchError(f"has {size:,} bytes or more", where=url, expected=f"at most {limit:,}")
+        raise FetchError(f"has {size:,} bytes or more", where=_place(url), expected=f"at most {limit:,}")
 
 
 def _retry_after(headers: Message) -> float:
@@ -556,6 +565,11 @@ def _said(error: urllib.error.HTTPError) -> str:
     plain = " ".join(re.sub(r"<[^>]*>", " ", text).split())
     plain = "".join(c for c in plain if c.isprintable())
     return f" ({plain[:300]})" if plain else ""
+
+
+def _place(url: str) -> str:
+    """Return an address as messages show it: a query's text would drown them."""
+    return url.split("?", 1)[0]
 
 
 def _is_final(reason: object) -> bool:

@@ -115,6 +115,9 @@ class Journal:
             return
         found = read_json(path)
         found = found if isinstance(found, dict) else {}
+        if not any(item.is_file() and item != path for item in self.folder.rglob("*")):
+            write_json(path, wanted)  # nothing came of the earlier request
+            return
         other = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
         if other:
             raise ConfigError(
