@@ -16,11 +16,9 @@ survey's data model; the trees of the other releases are those under which publi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ...errors import ConfigError
-from ..sdss import objid as objids
 from ..survey import SDSS
 
 ARCHIVE = "https://data.sdss.org/sas"
@@ -155,11 +153,3 @@ class Archive:
         """Return all files of a field: the catalogue, which may show that frames are not needed, first."""
         remotes = [self.catalogue(of), *(self.frame(of, band) for band in SDSS.bands)]
         return [*remotes, self.psfield(of)] if psfield else remotes
-
-
-def object_range(runs: Iterable[int]) -> tuple[int, int]:
-    """Return the least and the largest identifier that objects of consecutive runs can have."""
-    runs = sorted(runs)
-    least = int(objids.encode(runs[0], 1, 0, 0))
-    largest = int(objids.encode(runs[-1], 6, (1 << 12) - 1, (1 << 16) - 1, first_field=1))
-    return least, largest

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...cli import OK, Parser, add_output, add_seed, count, on_interrupt, positive, table
 from ...errors import ConfigError
 from ...files import atomic_file
 from ...progress import Progress
-from ..populations import POPULATIONS
-from . import deposit, sdss
-from .archive import ARCHIVE, RELEASES, Archive
+from . import deposit
 from .http import Client, Patience
-from .targets import parse_fields
+
+# What needs NumPy is imported inside the commands: --help answers at once.
+if TYPE_CHECKING:
+    from .sdss import Request
 
 PROGRAM = "python -m margformer_fast.data"
 
@@ -72,7 +74,10 @@ def add_commands(parent: Parser) -> None:
         "--fields", nargs="+", default=[], metavar="R-C-F", help="all of these fields, such as 94-1-12"
     )
     one.add_argument(
-        "--population", choices=POPULATIONS, default="compact", help="cuts of the sample (compact)"
+        "--population",
+        default="compact",
+        metavar="NAME",
+        help="cuts of the sample: all, compact or faint-compact (compact)",
     )
     one.add_argument(
         "--per-class", type=positive, metavar="N", help="choose N objects of each class from the sample"
@@ -108,13 +113,12 @@ def add_commands(parent: Parser) -> None:
     )
     one.add_argument(
         "--release",
-        type=int,
-        choices=RELEASES,
+        type=count,
         default=16,
         metavar="DR",
-        help=f"data release, {RELEASES[0]} to {RELEASES[-1]} (16)",
+        help="data release, 8 to 17 (16)",
     )
-    one.add_argument("--base-url", default=ARCHIVE, metavar="URL", help=f"root of the archive ({ARCHIVE})")
+    one.add_argument("--base-url", metavar="URL", help="root of the archive, or of a mirror (that of SDSS)")
     one.add_argument("--sql-url", default="", metavar="URL", help="where queries are sent (SkyServer)")
     one.add_argument(
         "--sql-interval", type=_seconds, default=1.0, metavar="S", help="seconds between two queries (1)"
@@ -196,6 +200,8 @@ def _margnet(options: argparse.Namespace) -> int:
 
 
 def _sdss(options: argparse.Namespace) -> int:
+    from . import sdss
+
     if options.connections > MOST_CONNECTIONS:
         raise ConfigError(
             f"{options.connections} connections are more than a guest asks for",
@@ -225,7 +231,11 @@ def _sdss(options: argparse.Namespace) -> int:
     return OK
 
 
-def _request(options: argparse.Namespace) -> sdss.Request:
+def _request(options: argparse.Namespace) -> Request:
+    from .archive import ARCHIVE, Archive
+    from .sdss import Request
+    from .targets import parse_fields
+
     listed = options.objids is not None or options.positions is not None or bool(options.fields)
     for name, given, needs, has in (
         ("--per-class", options.per_class is not None, "the sample", not listed),
@@ -241,8 +251,8 @@ def _request(options: argparse.Namespace) -> sdss.Request:
         if options.objids is None:
             raise ConfigError("a file of classes goes with --objids", where="--classes")
         classes = Path(classes)
-    return sdss.Request(
-        archive=Archive(options.release, options.base_url, options.sql_url),
+    return Request(
+        archive=Archive(options.release, options.base_url or ARCHIVE, options.sql_url),
         population=options.population,
         per_class=options.per_class,
         seed=options.seed,

@@ -122,7 +122,12 @@ def _selected(after: int, upto: int) -> str:
     )
 
 
-def _cut(population: str) -> str:
+def check_population(population: str) -> None:
+    """Raise ConfigError unless there is such a population."""
     if population not in _CUTS:
         raise ConfigError(f"there is no population {population!r}", expected=" | ".join(POPULATIONS))
+
+
+def _cut(population: str) -> str:
+    check_population(population)
     return _CUTS[population]

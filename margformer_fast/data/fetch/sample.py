@@ -10,10 +10,10 @@ import numpy as np
 
 from ...errors import DataError, FetchError
 from ...files import atomic_file
+from ..sdss import objid as objids
 from ..splits import object_hash
 from ..survey import CLASSES, UNKNOWN
 from . import query
-from .archive import object_range
 from .skyserver import Rows, SkyServer, parse
 from .targets import Targets, class_label
 
@@ -207,6 +207,14 @@ def separation_arcsec(ra1: float, dec1: float, ra2: float, dec2: float) -> float
     a1, d1, a2, d2 = np.radians([ra1, dec1, ra2, dec2])
     h = np.sin((d2 - d1) / 2) ** 2 + np.cos(d1) * np.cos(d2) * np.sin((a2 - a1) / 2) ** 2
     return float(np.degrees(2 * np.arcsin(np.sqrt(min(h, 1.0)))) * 3600)
+
+
+def object_range(runs: Iterable[int]) -> tuple[int, int]:
+    """Return the least and the largest identifier that objects of consecutive runs can have."""
+    runs = sorted(runs)
+    least = int(objids.encode(runs[0], 1, 0, 0))
+    largest = int(objids.encode(runs[-1], 6, (1 << 12) - 1, (1 << 16) - 1, first_field=1))
+    return least, largest
 
 
 def per_class(targets: Targets, count: int, seed: int) -> Targets:

@@ -15,7 +15,7 @@ from ...cli import on_interrupt
 from ...errors import DataError, FetchError, OutputError
 from ...files import sha256_file
 from ...progress import Progress
-from ..sdss.ingest import IngestReport
+from ..sdss.ingest import IngestReport, checked_modes
 from ..store import StoreWriter, is_store, read_manifest
 from ..survey import SDSS
 from . import query, sample
@@ -62,6 +62,11 @@ class Request:
         Seconds from one query to the next, at least.
     sql_rows : int
         Rows of a page of the sample, at most.
+
+    Raises
+    ------
+    ConfigError
+        If a mode or the population is not known.
     """
 
     archive: Archive = field(default_factory=Archive)
@@ -79,6 +84,10 @@ class Request:
     keep: bool = False
     sql_interval: float = 1.0
     sql_rows: int = 20_000
+
+    def __post_init__(self) -> None:
+        checked_modes(self.modes)
+        query.check_population(self.population)
 
     @property
     def kind(self) -> str:

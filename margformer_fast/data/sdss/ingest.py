@@ -40,6 +40,7 @@ from .report import MODES, REASONS, IngestReport
 
 __all__ = [
     "IngestReport",
+    "checked_modes",
     "cut_stamps",
     "ingest",
     "ingest_field",
@@ -114,7 +115,7 @@ def ingest_fields(
         The objects kept of one field, possibly none, and what became of all of that field's objects. Reports
         add up.
     """
-    selection = _Selection(_checked_modes(modes), require_clean, skip_broken)
+    selection = _Selection(checked_modes(modes), require_clean, skip_broken)
     found = find_fields(folders)
     if not skip_broken:
         for files in found:
@@ -153,7 +154,7 @@ def ingest_field(
     ConfigError, DataError
         As by :func:`ingest`.
     """
-    return _ingest_field(files, _Selection(_checked_modes(modes), require_clean, False, objids))
+    return _ingest_field(files, _Selection(checked_modes(modes), require_clean, False, objids))
 
 
 def num_selected(
@@ -170,7 +171,7 @@ def num_selected(
     """
     table = read_catalogue(catalogue)
     fate = _Fate(len(table))
-    _Selection(_checked_modes(modes), require_clean, False, objids).apply(table, fate)
+    _Selection(checked_modes(modes), require_clean, False, objids).apply(table, fate)
     return int(np.count_nonzero(fate.kept))
 
 
@@ -251,7 +252,8 @@ def _start(position: np.ndarray, size: int, length: int) -> tuple[np.ndarray, np
     return np.where(inside, start, 0).astype(np.int64), inside
 
 
-def _checked_modes(modes: Sequence[int]) -> tuple[int, ...]:
+def checked_modes(modes: Sequence[int]) -> tuple[int, ...]:
+    """Return values of MODE that can be kept, or raise ConfigError."""
     modes = tuple(modes)
     if not modes or not set(modes) <= set(MODES):
         expected = ", ".join(f"{mode} ({name})" for mode, name in MODES.items())
