@@ -86,7 +86,7 @@ def list_files(client: Client, base_url: str = ZENODO, record: str = RECORD) -> 
         If the server does not answer, or the list has a file whose name, size, checksum or address cannot be
         trusted.
     """
-    if not re.fullmatch(r"\d{1,12}", record):
+    if not re.fullmatch(r"[0-9]{1,12}", record):
         raise ConfigError(f"{record[:40]!r} is no record", expected=f"a number, such as {RECORD}")
     base = base_url.rstrip("/")
     url = f"{base}/api/records/{record}"

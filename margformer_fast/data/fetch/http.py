@@ -284,14 +284,14 @@ class Client:
             except urllib.error.HTTPError as error:
                 self._met.add(server)
                 with error:
-                    last, after = f"{error.code} {error.reason}".strip(), _retry_after(error.headers)
-                    if error.code == 416 and isinstance(part, _Part):
-                        part.discard()  # what is here is no beginning of what is there
-                    elif error.code in (404, 410):
-                        raise Missing("is not there", where=_place(url)) from None
-                    elif error.code not in _BUSY and error.code < 500:
-                        said = _said(error)
-                        raise FetchError(f"the server refuses: {last}{said}", where=_place(url)) from None
+                    after = _retry_after(error.headers)
+                    last = f"{error.code} {error.reason}".strip() + _said(error)
+                if error.code == 416 and isinstance(part, _Part):
+                    part.discard()  # what is here is no beginning of what is there
+                elif error.code in (404, 410):
+                    raise Missing("is not there", where=_place(url)) from None
+                elif error.code not in _BUSY and error.code < 500:
+                    raise FetchError(f"the server refuses: {last}", where=_place(url)) from None
             except _Broken as error:
                 last = str(error)
                 wrong += isinstance(error, _Wrong)
@@ -501,14 +501,14 @@ def _length(response: http.client.HTTPResponse) -> int | None:
     text = response.headers.get("Content-Length")
     if text is None:
         return None
-    if not re.fullmatch(r"\d{1,15}", text.strip()):
+    if not re.fullmatch(r"[0-9]{1,15}", text.strip()):
         raise _Broken(f"Content-Length is {text[:40]!r}")
     return int(text)
 
 
 def _content_range(response: http.client.HTTPResponse) -> tuple[int, int | None]:
     text = response.headers.get("Content-Range", "")
-    found = re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)", text.strip())
+    found = re.fullmatch(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15}|\*)", text.strip())
     if found is None:
         raise _Broken(f"Content-Range is {text[:60]!r}")
     return int(found[1]), None if found[2] == "*" else int(found[2])
@@ -546,7 +546,7 @@ def _check_limit(size: int, limit: int, url: str) -> None:
 def _retry_after(headers: Message) -> float:
     """Return the seconds that a busy server asks to wait; 0 if it does not say."""
     text = (headers.get("Retry-After") or "").strip()
-    if re.fullmatch(r"\d{1,7}", text):
+    if re.fullmatch(r"[0-9]{1,7}", text):
         return float(text)
     try:
         when = email.utils.parsedate_to_datetime(text)

@@ -15,7 +15,7 @@ from ..splits import object_hash
 from ..survey import CLASSES, UNKNOWN
 from . import query
 from .skyserver import Rows, SkyServer, parse
-from .targets import Targets, class_label
+from .targets import LARGEST, Targets, class_label
 
 MAX_RUN = 8191
 """No scan has a higher number; the last is 8162."""
@@ -245,7 +245,7 @@ def _spectra(found: Rows, folder: Path) -> Targets:
 
 def _columns(table: Rows, folder: Path) -> dict[str, np.ndarray]:
     for row in table:
-        if not re.fullmatch(r"\d{0,20}", row[1]):
+        if not re.fullmatch(r"[0-9]{0,20}", row[1]):
             raise FetchError(f"{row[1][:40]!r} is no identifier of a spectrum", where=folder)
     return {
         "specobjid": np.array([row[1] for row in table], _SPECTRUM),
@@ -267,7 +267,7 @@ def _classes(names: Iterable[str]) -> np.ndarray:
 
 
 def _whole(text: str, where: Path) -> int:
-    if not re.fullmatch(r"\d{1,19}", text):
+    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) > LARGEST:
         raise FetchError(f"{text[:40]!r} is no identifier", where=where, expected="a whole number")
     return int(text)
 

@@ -19,6 +19,9 @@ from .archive import FieldId
 MAX_ROWS = 20_000_000
 """Longest list: more than all spectra of the survey."""
 
+LARGEST = (1 << 63) - 1
+"""Largest number that an identifier can be."""
+
 _MAX_BYTES = 4 << 30
 _MAX_LINE = 10_000
 
@@ -200,7 +203,7 @@ def parse_fields(names: Iterable[str]) -> list[FieldId]:
     """
     found = set()
     for name in names:
-        match = re.fullmatch(r"(\d{1,5})-([1-6])-(\d{1,4})", name)
+        match = re.fullmatch(r"([0-9]{1,5})-([1-6])-([0-9]{1,4})", name)
         if match is None or int(match[1]) >= 1 << 16 or int(match[3]) >= 1 << 12:
             raise ConfigError(f"{name[:40]!r} is no field", expected="run-camcol-field, such as 94-1-12")
         found.add(FieldId(*map(int, match.groups())))
@@ -275,8 +278,8 @@ def _checked(objid: np.ndarray, path: Path) -> None:
 
 
 def _identifier(text: str, where: str) -> int:
-    if not re.fullmatch(r"\d{1,19}", text.strip()):
-        rounded = re.fullmatch(r"[\d.]+[eE]\+?\d+|\d+\.\d*", text.strip()) is not None
+    if not re.fullmatch(r"[0-9]{1,19}", text.strip()) or int(text) > LARGEST:
+        rounded = re.fullmatch(r"[0-9.]+[eE]\+?[0-9]+|[0-9]+\.[0-9]*", text.strip()) is not None
         raise DataError(
             f"{text[:40]!r} is no object identifier",
             where=where,
