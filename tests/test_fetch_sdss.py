@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -457,6 +458,41 @@ def test_a_torn_journal_and_a_damaged_piece(tmp_path, archive, capfd):
     put_down(files, tmp_path / "direct")
     assert run(main, ["ingest", str(tmp_path / "direct"), "--out", str(tmp_path / "a")]) == 0
     same_store(out, tmp_path / "a")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_stopped_when_all_but_the_tidying_is_done(tmp_path, archive, capfd, monkeypatch, overwrite):
+    files, ids = archive
+    out, again = tmp_path / "s", ["--overwrite"] * overwrite
+    with BadServer(archived(files)).running() as bad:
+        arguments = [
+            "fetch",
+            "sdss",
+            "--fields",
+            *names(ids),
+            "--out",
+            str(out),
+            "--base-url",
+            bad.url,
+            *QUICK,
+        ]
+        with monkeypatch.context() as patch:
+            remove = shutil.rmtree
+
+            def stop_there(path, **options):
+                if Path(path).name == "pieces":
+                    raise KeyboardInterrupt
+                remove(path, **options)
+
+            patch.setattr("margformer_fast.data.fetch.journal.shutil.rmtree", stop_there)
+            assert run(main, [*arguments, *again]) == 130
+        assert verify_store(out).ok
+        assert work_folder(out).exists()
+        bad.log.clear()
+        assert run(main, [*arguments, *again]) == 0
+        assert bad.log == []
+    assert "is complete already" in capfd.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s"]
 
 
 def test_misuse(tmp_path, capfd):
