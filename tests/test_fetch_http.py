@@ -89,6 +89,7 @@ def test_the_next_command_goes_on(tmp_path, rng):
         with pytest.raises(FetchError, match=r"cannot be fetched.*500.*Run the same command again later"):
             Client(Patience(0.4, 2, 0.01)).download(f"{bad.url}/f", tmp_path / "f", limit=LIMIT)
         assert not (tmp_path / "f").exists()
+        assert len(bad.log) == 1 + 3  # what brought something does not count
         bad.misdeed = lambda path, n: None
         bad.log.clear()
         Client(QUICK).download(f"{bad.url}/f", tmp_path / "f", limit=LIMIT)
@@ -115,6 +116,17 @@ def test_what_is_here_of_another_file_is_not_gone_on_with(tmp_path, rng, spoilt)
         bad.files = {"/f": new}
         Client(QUICK).download(f"{bad.url}/f", tmp_path / "f", limit=LIMIT)
     assert (tmp_path / "f").read_bytes() == new
+
+
+def test_a_drip_is_not_waited_for(tmp_path, rng):
+    """A byte now and then keeps a connection from timing out; it is given up all the same."""
+    content = rng.bytes(100_000)
+    bad = BadServer({"/f": content}, misdeed=first("drip"), drip_seconds=0.1)
+    with bad.running():
+        began = time.monotonic()
+        Client(QUICK).download(f"{bad.url}/f", tmp_path / "f", limit=LIMIT)
+        assert time.monotonic() - began < 4  # all of the drip takes 5
+    assert (tmp_path / "f").read_bytes() == content
 
 
 def test_all_at_random(tmp_path, rng):
