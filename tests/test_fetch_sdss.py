@@ -454,7 +454,9 @@ def test_a_torn_journal_and_a_damaged_piece(tmp_path, archive, capfd):
             "94-1-14.npz: is damaged, and was removed. Run the same command again" in capfd.readouterr().err
         )
         assert {re.search(r"-(\d{4})\.", one.path)[1] for one in bad.log} == {"0013", "0020"}
+        bad.log.clear()
         assert run(main, arguments) == 0
+        assert {re.search(r"-(\d{4})\.", one.path)[1] for one in bad.log} == {"0014"}
     put_down(files, tmp_path / "direct")
     assert run(main, ["ingest", str(tmp_path / "direct"), "--out", str(tmp_path / "a")]) == 0
     same_store(out, tmp_path / "a")
