@@ -20,9 +20,8 @@ from margformer_fast.data.fetch.http import (
     Unreachable,
     _Redirects,
     _retry_after,
-    _write,
-    _written,
 )
+from margformer_fast.data.fetch.partial import write_all, written
 from margformer_fast.errors import FetchError, OutputError
 
 QUICK = Patience(timeout=0.4, retries=8, first_wait=0.01, longest_wait=0.05, least_rate=1000)
@@ -315,9 +314,11 @@ def test_only_the_web(tmp_path):
             Client(Patience(0.2, 0, 0.01)).get(url, limit=100)
 
 
-def test_stopping_ends_a_transfer(tmp_path, rng):
-    bad = BadServer({"/f": rng.bytes(1000)}, misdeed=lambda path, n: "hang", hang_seconds=0.2)
-    client = Client(Patience(timeout=0.3, retries=1000, first_wait=100, longest_wait=100))
+@pytest.mark.parametrize("waits", ["hang", "500"])
+def test_stopping_ends_every_wait(tmp_path, rng, waits):
+    """For an answer, and for the time to ask again."""
+    bad = BadServer({"/f": rng.bytes(1000)}, misdeed=lambda path, n: waits, hang_seconds=60)
+    client = Client(Patience(timeout=60, retries=1000, first_wait=100, longest_wait=100))
     with bad.running():
         failed: list[Exception] = []
 
@@ -348,10 +349,10 @@ def test_a_full_disk(tmp_path):
         pytest.skip("this system has no /dev/full")
     with (
         pytest.raises(OutputError, match=r"No space left.*Free some space"),
-        _written(tmp_path / "f"),
+        written(tmp_path / "f"),
         open("/dev/full", "wb", buffering=0) as file,
     ):
-        _write(file, b"x")
+        write_all(file, b"x")
 
 
 def test_writing_takes_as_many_steps_as_it_needs(rng):
@@ -365,5 +366,5 @@ def test_writing_takes_as_many_steps_as_it_needs(rng):
 
     block = rng.bytes(100)
     file = Slow()
-    _write(file, block)
+    write_all(file, block)
     assert file.content == block

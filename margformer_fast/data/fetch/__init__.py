@@ -4,6 +4,7 @@
 module         what
 =============  ==========================================================================
 `http`         one file or answer from a server that may misbehave
+`partial`      what there is of a file, and what of it can be believed
 `archive`      where SDSS keeps frames, catalogues and PSF models, DR8 to DR17
 `query`        the text of every query
 `skyserver`    queries sent, answers checked, page by page

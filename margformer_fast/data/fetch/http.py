@@ -16,15 +16,11 @@ there is one: ``Content-MD5``, ``Repr-Digest`` or ``Digest`` of the answer, or t
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import email.utils
 import errno
 import hashlib
 import http.client
-import json
-import os
 import random
 import re
 import socket
@@ -34,8 +30,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
@@ -44,6 +40,7 @@ from typing import IO, Any
 
 from ... import __version__
 from ...errors import FetchError, OutputError
+from .partial import Broken, Part, Wrong, check_digest, content_length, write_all, written
 
 OFFLINE_MEND = (
     "Try again where there is a network; what was fetched stays."
@@ -104,6 +101,36 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
+class _Remembering(urllib.request.AbstractHTTPHandler):
+    """Note the socket of each connection, so that another thread can end what waits on it."""
+
+    def __init__(self, sockets: weakref.WeakSet[socket.socket], lock: threading.Lock) -> None:
+        super().__init__()
+        self._sockets, self._sockets_lock = sockets, lock
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **settings: Any) -> Any:
+        note = self._note
+
+        class Noted(http_class):  # type: ignore[misc]
+            def connect(self) -> None:
+                super().connect()
+                note(self.sock)
+
+        return super().do_open(Noted, req, **settings)
+
+    def _note(self, connection: socket.socket) -> None:
+        with self._sockets_lock:
+            self._sockets.add(connection)
+
+
+class _Plain(_Remembering, urllib.request.HTTPHandler):
+    """``http``."""
+
+
+class _Encrypted(_Remembering, urllib.request.HTTPSHandler):
+    """``https``."""
+
+
 class Client:
     """A polite client that any number of threads share.
 
@@ -132,13 +159,14 @@ class Client:
         self._clock = clock
         self._gate = threading.BoundedSemaphore(connections)
         self._lock = threading.Lock()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._not_before = 0.0
         self._met: set[str] = set()  # servers that have answered once
         self._opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
-            urllib.request.HTTPHandler(),
-            urllib.request.HTTPSHandler(),
+            _Plain(self._sockets, self._lock),
+            _Encrypted(self._sockets, self._lock),
             urllib.request.HTTPDefaultErrorHandler(),
             _Redirects(),
             urllib.request.HTTPErrorProcessor(),
@@ -147,8 +175,13 @@ class Client:
             self._opener.add_handler(handler)
 
     def stop(self) -> None:
-        """Make all threads give up at their next step: with FetchError."""
+        """Make all threads give up, with FetchError, whatever they wait for."""
         self._stopped.set()
+        with self._lock:
+            waiting = list(self._sockets)
+        for one in waiting:
+            with contextlib.suppress(OSError):  # closed already
+                one.shutdown(socket.SHUT_RDWR)
 
     def get(self, url: str, *, limit: int) -> bytes:
         """Return an answer of at most `limit` bytes.
@@ -162,15 +195,15 @@ class Client:
 
         def take(response: http.client.HTTPResponse) -> None:
             content.clear()
-            total = _length(response)
+            total = content_length(response)
             _check_limit(total or 0, limit, url)
             for block in self._blocks(response, url):
                 content.extend(block)
                 _check_limit(len(content), limit, url)
             if total is not None and len(content) != total:
-                raise _Broken(f"{len(content):,} of {total:,} bytes came")
-            _check_digest(hashlib.md5(content, usedforsecurity=False), "md5", response)
-            _check_digest(hashlib.sha256(content), "sha-256", response)
+                raise Broken(f"{len(content):,} of {total:,} bytes came")
+            check_digest(hashlib.md5(content, usedforsecurity=False), "md5", response)
+            check_digest(hashlib.sha256(content), "sha-256", response)
 
         self._persist(url, {}, take, lambda: 0)
         return bytes(content)
@@ -214,7 +247,7 @@ class Client:
         OutputError
             If it cannot be written.
         """
-        part = _Part(path, url, checked=checksum is not None)
+        part = Part(path, url, checked=checksum is not None)
         wanted = size
 
         def guard(size: int) -> None:
@@ -227,24 +260,24 @@ class Client:
             guard(total or 0)
             if wanted is not None and total is not None and total != wanted:
                 part.discard()
-                raise _Broken(f"the server has {total:,} bytes where {wanted:,} are expected")
+                raise Broken(f"the server has {total:,} bytes where {wanted:,} are expected")
             with part.open(offset) as file:
                 for block in self._blocks(response, url):
                     offset += len(block)
                     guard(offset)
-                    with _written(path):
-                        _write(file, block)
+                    with written(path):
+                        write_all(file, block)
                     if progress is not None:
                         progress(len(block))
             if total is not None and offset < total:
-                raise _Broken(f"cut short at {offset:,} of {total:,} bytes")
+                raise Broken(f"cut short at {offset:,} of {total:,} bytes")
             final = wanted if wanted is not None else total
             if final is not None and offset != final:
                 part.discard()
-                raise _Broken(f"{offset:,} bytes came where {final:,} are expected")
+                raise Broken(f"{offset:,} bytes came where {final:,} are expected")
             try:
                 part.check(checksum, response)
-            except _Broken:
+            except Broken:
                 part.discard()
                 raise
 
@@ -252,7 +285,7 @@ class Client:
         if wanted is not None and checksum is not None and part.size == wanted:
             try:
                 part.check(checksum, None)
-            except _Broken:
+            except Broken:
                 part.discard()
             else:
                 part.finish()
@@ -264,7 +297,7 @@ class Client:
     def _persist(
         self,
         url: str,
-        part: _Part | dict[str, str],
+        part: Part | dict[str, str],
         take: Callable[[http.client.HTTPResponse], None],
         progress: Callable[[], int],
     ) -> None:
@@ -276,7 +309,7 @@ class Client:
             after = 0.0
             try:
                 with self._gate:
-                    headers = part.headers() if isinstance(part, _Part) else part
+                    headers = part.headers() if isinstance(part, Part) else part
                     with self._open(url, headers) as response:
                         self._met.add(server)
                         take(response)
@@ -286,15 +319,15 @@ class Client:
                 with error:
                     after = _retry_after(error.headers)
                     last = f"{error.code} {error.reason}".strip() + _said(error)
-                if error.code == 416 and isinstance(part, _Part):
+                if error.code == 416 and isinstance(part, Part):
                     part.discard()  # what is here is no beginning of what is there
                 elif error.code in (404, 410):
                     raise Missing("is not there", where=_place(url)) from None
                 elif error.code not in _BUSY and error.code < 500:
                     raise FetchError(f"the server refuses: {last}", where=_place(url)) from None
-            except _Broken as error:
+            except Broken as error:
                 last = str(error)
-                wrong += isinstance(error, _Wrong)
+                wrong += isinstance(error, Wrong)
             except (FetchError, OutputError):
                 raise
             except (OSError, ValueError, http.client.HTTPException) as error:
@@ -341,7 +374,7 @@ class Client:
             elapsed = self._clock() - began
             if elapsed > self.patience.timeout:
                 if came < self.patience.least_rate * elapsed:
-                    raise _Broken(f"only {came:,} bytes in {elapsed:.0f} s")
+                    raise Broken(f"only {came:,} bytes in {elapsed:.0f} s")
                 began, came = self._clock(), 0
 
     def _wait_turn(self, url: str) -> None:
@@ -360,182 +393,6 @@ class Client:
                 self._not_before = max(self._not_before, until)
         else:
             self._sleep(random.uniform(0, longest))
-
-
-class _Broken(Exception):  # noqa: N818 - not an error of the caller's
-    """One try failed; another may not."""
-
-
-class _Wrong(_Broken):
-    """A whole file came, with another checksum than it should have."""
-
-
-class _Part:
-    """What there is of a file that is being fetched, and of which version of it."""
-
-    def __init__(self, path: Path, url: str, *, checked: bool) -> None:
-        self._path, self._url = path, url
-        self._checked = checked  # a wrong mixture would be seen at the end
-        self._part = path.with_name(f"{path.name}.part")
-        self._about = path.with_name(f"{path.name}.part.json")
-        self._version = ""
-        self._total: int | None = None
-        if self._part.is_file():
-            self._recall()
-
-    def _recall(self) -> None:
-        """Take up what an earlier command left, if it says of which version it is a part."""
-        try:
-            about = json.loads(self._about.read_text(encoding="utf-8"))
-            same = about["url"] == self._url
-            version, total = about["version"], about["total"]
-        except (OSError, ValueError, KeyError, TypeError):
-            same, version, total = False, "", None
-        if not (
-            same and isinstance(version, str) and (version or self._checked) and isinstance(total, int | None)
-        ):
-            self.discard()
-            return
-        self._version, self._total = version, total
-
-    @property
-    def size(self) -> int:
-        try:
-            return self._part.stat().st_size
-        except OSError:
-            return 0
-
-    def headers(self) -> dict[str, str]:
-        """Return what asks for the rest."""
-        size = self.size
-        if size == 0 or not (self._version or self._checked) or size > (self._total or size):
-            return {}
-        if size == self._total:  # all is here, unchecked: the last byte is asked for again
-            size -= 1
-        return {"Range": f"bytes={size}-", **({"If-Range": self._version} if self._version else {})}
-
-    def begin(self, response: http.client.HTTPResponse) -> tuple[int, int | None]:
-        """Return where the bytes of the answer belong, and how many the whole file has, if that is known."""
-        length = _length(response)
-        if response.status == 206:
-            start, total = _content_range(response)
-            wanted = self.headers().get("Range", "")
-            if wanted != f"bytes={start}-" or (self._total is not None and total not in (None, self._total)):
-                self.discard()
-                raise _Broken("the server sent another part than was asked for")
-            total = total if total is not None else (start + length if length is not None else None)
-            self._total = total
-            return start, total
-        if response.status != 200:
-            raise _Broken(f"the server answered {response.status}")
-        self.discard()
-        etag = response.headers.get("ETag", "")
-        # A weak tag does not promise the same bytes, and may not be used to go on.
-        self._version = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
-        self._total = length
-        about = {"url": self._url, "version": self._version, "total": length}
-        with _written(self._path):
-            self._about.write_text(json.dumps(about), encoding="utf-8")
-        return 0, length
-
-    @contextmanager
-    def open(self, offset: int) -> Iterator[IO[bytes]]:
-        with _written(self._path):
-            file = open(self._part, "r+b" if self._part.exists() else "wb", buffering=0)  # noqa: SIM115
-        with file:
-            file.seek(offset)
-            file.truncate()
-            yield file
-
-    def check(self, checksum: str | None, response: http.client.HTTPResponse | None) -> None:
-        """Compare with the checksum that is wanted, and those that the server gave for the whole file."""
-        if checksum is not None:
-            kind, _, digits = checksum.partition(":")
-            if self._hash(kind).hexdigest() != digits.lower():
-                raise _Wrong(f"its {kind.upper()} is not {digits}")
-        if response is not None and response.status == 200:
-            for kind, name in (("md5", "md5"), ("sha256", "sha-256")):
-                if _digest(name, response) is not None:
-                    _check_digest(self._hash(kind), name, response)
-
-    def _hash(self, kind: str) -> Any:
-        with open(self._part, "rb") as file:
-            return hashlib.file_digest(file, kind)
-
-    def finish(self) -> None:
-        with _written(self._path):
-            with open(self._part, "r+b") as file:
-                os.fsync(file.fileno())
-            self._about.unlink(missing_ok=True)
-            self._part.replace(self._path)
-
-    def discard(self) -> None:
-        for path in (self._part, self._about):
-            with contextlib.suppress(OSError):
-                path.unlink()
-        self._version, self._total = "", None
-
-
-def _write(file: IO[bytes], block: bytes) -> None:
-    """Write all of a block to an unbuffered file, which may take less at a time."""
-    rest = memoryview(block)
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[None]:
-    """Turn errors of writing into one line; those of the network never come from here."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror or error}",
-            where=path,
-            mend="Free some space or choose another place, and run the same command again.",
-        ) from error
-
-
-def _length(response: http.client.HTTPResponse) -> int | None:
-    """Return how many bytes the answer promises."""
-    text = response.headers.get("Content-Length")
-    if text is None:
-        return None
-    if not re.fullmatch(r"[0-9]{1,15}", text.strip()):
-        raise _Broken(f"Content-Length is {text[:40]!r}")
-    return int(text)
-
-
-def _content_range(response: http.client.HTTPResponse) -> tuple[int, int | None]:
-    text = response.headers.get("Content-Range", "")
-    found = re.fullmatch(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15}|\*)", text.strip())
-    if found is None:
-        raise _Broken(f"Content-Range is {text[:60]!r}")
-    return int(found[1]), None if found[2] == "*" else int(found[2])
-
-
-def _digest(name: str, response: http.client.HTTPResponse) -> bytes | None:
-    """Return the digest of the answer that the server gives under any of the names for it."""
-    found = None
-    if name == "md5":
-        found = response.headers.get("Content-MD5")
-    for header in ("Repr-Digest", "Digest"):
-        match = re.search(
-            rf"(?:^|,)\s*{name}=:?([A-Za-z0-9+/=]+)", response.headers.get(header, ""), re.IGNORECASE
-        )
-        found = match[1] if match else found
-    if found is None:
-        return None
-    try:
-        return base64.b64decode(found, validate=True)
-    except binascii.Error:
-        return None
-
-
-def _check_digest(of_content: Any, name: str, response: http.client.HTTPResponse) -> None:
-    wanted = _digest(name, response)
-    if wanted is not None and of_content.digest() != wanted:
-        raise _Wrong(f"its {name.upper()} is not the one that the server gave")
 
 
 def _check_limit(size: int, limit: int, url: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +27,8 @@ RUNS_AT_ONCE = 64
 
 _SPECTRUM = "U20"  # specObjID exceeds 63 bits
 _MAX_PAGES = 100_000
+
+Answer = TypeVar("Answer")
 
 Told = Callable[[int], object]
 """Called with the number of objects that were learnt of."""
@@ -74,30 +78,27 @@ def spectroscopic(
         If no object was found.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found: Rows = []
+    found: list[Targets] = []
     for first in range(0, MAX_RUN + 1, RUNS_AT_ONCE):
         least, largest = object_range(range(first, first + RUNS_AT_ONCE))
         after = least - 1
         for page in range(_MAX_PAGES):
             path = folder / f"page-{first:04d}-{page:05d}.csv"
             sql = query.sample(population, after, largest, rows)
-            new = _page(server, path, sql)
-            if not new:
+            read = functools.partial(_read_page, after=after, largest=largest, where=path)
+            new = _page(server, path, sql, query.SAMPLE_COLUMNS, read)
+            if len(new) == 0:
                 break
-            identifiers = [_whole(row[0], path) for row in new]
-            if identifiers != sorted(identifiers) or identifiers[0] <= after or identifiers[-1] > largest:
-                path.unlink()
-                raise FetchError(
-                    "the database's answer is out of order or of other objects",
-                    where=path,
-                    mend="Run the same command again.",
-                )
-            found += new
+            found.append(new)  # a page of arrays takes a tenth of its text
             progress(len(new))
-            after = identifiers[-1]
+            after = int(new.objid[-1])
     if not found:
         raise DataError("the database has no object of the sample", where=population)
-    return _spectra(found, folder)
+    return Targets.make(
+        np.concatenate([part.objid for part in found]),
+        np.concatenate([part.label for part in found]),
+        {name: np.concatenate([part.columns[name] for part in found]) for name in found[0].columns},
+    )
 
 
 def classes(server: SkyServer, objid: np.ndarray, folder: Path, *, progress: Told = _ignore) -> Targets:
@@ -121,13 +122,8 @@ def classes(server: SkyServer, objid: np.ndarray, folder: Path, *, progress: Tol
     for start in range(0, len(objid), query.CLASSES_AT_ONCE):
         asked = objid[start : start + query.CLASSES_AT_ONCE]
         path = folder / f"classes-{start:08d}.csv"
-        rows = _page(server, path, query.classes(asked), query.CLASS_COLUMNS)
-        if not {_whole(row[0], path) for row in rows} <= set(asked.tolist()):
-            path.unlink()
-            raise FetchError(
-                "the database answered about other objects", where=path, mend="Run the same command again."
-            )
-        found += rows
+        read = functools.partial(_read_classes, asked=set(asked.tolist()), where=path)
+        found += _page(server, path, query.classes(asked), query.CLASS_COLUMNS, read)
         progress(len(asked))
     known: dict[int, list[str]] = {}
     for row in found:
@@ -178,11 +174,9 @@ def near(
         asked = range(start, min(start + query.NEAR_AT_ONCE, len(ra)))
         path = folder / f"near-{start:08d}.csv"
         sql = query.near(list(asked), ra[asked], dec[asked], radius_arcsec)
-        for row in _page(server, path, sql, query.NEAR_COLUMNS):
-            k, identifier = _whole(row[0], path), _whole(row[1], path)
-            if k not in asked:
-                raise FetchError(f"the database answered about position {k}", where=path)
-            distance = separation_arcsec(ra[k], dec[k], _number(row[2], path), _number(row[3], path))
+        read = functools.partial(_read_near, asked=asked, where=path)
+        for k, identifier, a, d in _page(server, path, sql, query.NEAR_COLUMNS, read):
+            distance = separation_arcsec(ra[k], dec[k], a, d)
             if distance <= radius_arcsec:
                 best[k] = min(best.get(k, (np.inf, 0)), (distance, identifier))
         progress(len(asked))
@@ -224,15 +218,55 @@ def per_class(targets: Targets, count: int, seed: int) -> Targets:
     return targets.select(np.sort(np.concatenate(chosen)))
 
 
-def _page(server: SkyServer, path: Path, sql: str, columns: Sequence[str] = query.SAMPLE_COLUMNS) -> Rows:
-    """Return the rows of an answer that is kept at `path`, asking for it where it is not."""
-    if path.is_file():
-        return parse(path.read_bytes(), columns, str(path))
-    answer = server.ask(sql)
-    rows = parse(answer, columns, str(path))  # looked at before it is kept
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(answer)
+def _page(
+    server: SkyServer, path: Path, sql: str, columns: Sequence[str], read: Callable[[Rows], Answer]
+) -> Answer:
+    """Return what `read` makes of an answer, which is kept at `path` once it is understood."""
+    kept = path.is_file()
+    answer = path.read_bytes() if kept else server.ask(sql)
+    try:
+        value = read(parse(answer, columns, str(path)))
+    except FetchError:
+        path.unlink(missing_ok=True)  # another try must not stumble over it
+        raise
+    if not kept:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(answer)
+    return value
+
+
+def _read_page(rows: Rows, *, after: int, largest: int, where: Path) -> Targets:
+    identifiers = [_whole(row[0], where) for row in rows]
+    if (rows and not after < identifiers[0] <= identifiers[-1] <= largest) or identifiers != sorted(
+        identifiers
+    ):
+        raise FetchError(
+            "the database's answer is out of order or of other objects",
+            where=where,
+            mend="Run the same command again.",
+        )
+    return _spectra(rows, where)
+
+
+def _read_classes(rows: Rows, *, asked: set[int], where: Path) -> Rows:
+    if not {_whole(row[0], where) for row in rows} <= asked:
+        raise FetchError(
+            "the database answered about other objects", where=where, mend="Run the same command again."
+        )
+    _classes(row[2] for row in rows)
+    _columns(rows, where)
     return rows
+
+
+def _read_near(rows: Rows, *, asked: range, where: Path) -> list[tuple[int, int, float, float]]:
+    found = [
+        (_whole(k, where), _whole(identifier, where), _number(a, where), _number(d, where))
+        for k, identifier, a, d in rows
+    ]
+    for k, *_ in found:
+        if k not in asked:
+            raise FetchError(f"the database answered about position {k}", where=where)
+    return found
 
 
 def _spectra(found: Rows, folder: Path) -> Targets:
