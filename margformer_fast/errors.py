@@ -8,6 +8,7 @@ raise                             when
 :class:`ConfigError`              an option or argument is out of range, unknown or contradictory
 :class:`BackendUnavailable`       a named backend cannot run here, or cannot run this problem
 :class:`OutputError`              a result cannot be written, or would overwrite another
+:class:`FetchError`               a server cannot be reached, or does not give what it should
 ================================  ==========================================================
 
 A message says what is wrong, where, what was expected and how to mend it, in that order. Command lines
@@ -73,3 +74,7 @@ class BackendUnavailable(MargformerError, RuntimeError):  # noqa: N818 - states 
 
 class OutputError(MargformerError, OSError):
     """A result cannot be written, or would overwrite another."""
+
+
+class FetchError(MargformerError, OSError):
+    """A server cannot be reached, or does not give what it should."""

@@ -200,7 +200,10 @@ def test_tables():
 # python -m margformer_fast.data
 
 
-@pytest.mark.parametrize("command", ["", "simulate", "compare", "import", "ingest", "verify", "info"])
+@pytest.mark.parametrize(
+    "command",
+    ["", "simulate", "compare", "import", "ingest", "fetch", "fetch sdss", "fetch margnet", "verify", "info"],
+)
 def test_help_has_an_example_and_needs_nothing_heavy(command):
     code = (
         "import sys; sys.argv = ['data', *sys.argv[1:]]\n"
@@ -208,15 +211,14 @@ def test_help_has_an_example_and_needs_nothing_heavy(command):
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "print(sorted({'torch', 'astropy', 'numpy', 'sklearn', 'matplotlib'} & set(sys.modules)))"
     )
-    arguments = [command] if command else []
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *command.split(), "--help"], capture_output=True, text=True, check=True
     )
     *shown, heavy = done.stdout.splitlines()
     assert heavy == "[]"
     assert any(line.startswith("  python -m margformer_fast.data " + command) for line in shown)
     if not command:
-        for name in ("simulate", "compare", "import", "ingest", "verify", "info"):
+        for name in ("simulate", "compare", "import", "ingest", "fetch", "verify", "info"):
             assert any(line.split()[:1] == [name] for line in shown)
 
 

@@ -12,12 +12,13 @@ from margformer_fast.errors import (
     BackendUnavailable,
     ConfigError,
     DataError,
+    FetchError,
     FitsFormatError,
     MargformerError,
     OutputError,
 )
 
-KINDS = [BackendUnavailable, ConfigError, DataError, FitsFormatError, OutputError]
+KINDS = [BackendUnavailable, ConfigError, DataError, FetchError, FitsFormatError, OutputError]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -39,6 +40,7 @@ def test_exit_codes():
         "BackendUnavailable": 1,
         "ConfigError": 2,
         "DataError": 1,
+        "FetchError": 1,
         "FitsFormatError": 1,
         "OutputError": 1,
     }
@@ -49,6 +51,7 @@ def test_they_are_caught_as_what_python_would_raise():
     assert issubclass(ConfigError, ValueError)
     assert issubclass(FitsFormatError, DataError)
     assert issubclass(OutputError, OSError)
+    assert issubclass(FetchError, OSError)
     assert issubclass(BackendUnavailable, RuntimeError)
 
 

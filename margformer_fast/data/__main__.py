@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..cli import FAILURE, OK, Parser, add_output, add_seed, count, on_interrupt, run, table
 from ..errors import ConfigError, DataError
 from ..progress import Progress
+from .fetch.command import add_commands as add_fetch
 
 # What the commands need is imported inside them: --help answers at once.
 if TYPE_CHECKING:
@@ -153,6 +154,15 @@ def parser() -> Parser:
     one.add_argument(
         "folder", type=Path, metavar="DIR", help="folder with X_*, dnnx_*, objlist_* and y_*.npy"
     )
+
+    one = commands.add_parser(
+        "fetch",
+        help="fetch a survey, or published arrays, from their archives",
+        description="Fetch a survey, or published arrays, from their archives.",
+        example=f"{PROGRAM} fetch margnet --out margnet\n"
+        f"{PROGRAM} fetch sdss --fields 94-1-12 --out survey --dry-run",
+    )
+    add_fetch(one)
 
     one = add("verify", _verify, "check every file, row and pixel of a store", "verify survey")
     one.add_argument("folder", type=Path, metavar="DIR", help="a survey store")

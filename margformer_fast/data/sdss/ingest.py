@@ -38,7 +38,16 @@ from .files import FieldFiles, find_fields
 from .frames import Frame, read_frame
 from .report import MODES, REASONS, IngestReport
 
-__all__ = ["IngestReport", "cut_stamps", "ingest", "ingest_fields", "merge"]
+__all__ = [
+    "IngestReport",
+    "checked_modes",
+    "cut_stamps",
+    "ingest",
+    "ingest_field",
+    "ingest_fields",
+    "merge",
+    "num_selected",
+]
 
 
 def ingest(
@@ -106,17 +115,64 @@ def ingest_fields(
         The objects kept of one field, possibly none, and what became of all of that field's objects. Reports
         add up.
     """
-    modes = tuple(modes)
-    if not modes or not set(modes) <= set(MODES):
-        expected = ", ".join(f"{mode} ({name})" for mode, name in MODES.items())
-        raise ConfigError(f"modes are {modes}", expected=f"some of {expected}")
-    selection = _Selection(modes, require_clean, skip_broken)
+    selection = _Selection(checked_modes(modes), require_clean, skip_broken)
     found = find_fields(folders)
     if not skip_broken:
         for files in found:
             _require_frames(files)
             _require_catalogue(files)
     return (_ingest_field(files, selection) for files in found)
+
+
+def ingest_field(
+    files: FieldFiles,
+    *,
+    modes: Sequence[int] = (1,),
+    require_clean: bool = True,
+    objids: np.ndarray | None = None,
+) -> tuple[Survey, IngestReport]:
+    """Read one SDSS field.
+
+    Parameters
+    ----------
+    files : FieldFiles
+        Its files. Frames need not be there if the catalogue has no object to keep.
+    modes, require_clean
+        As for :func:`ingest`.
+    objids : ndarray of int64, optional
+        Keep these objects only.
+
+    Returns
+    -------
+    survey : Survey
+        The objects kept, possibly none, in catalogue order.
+    report : IngestReport
+        What became of every object listed.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As by :func:`ingest`.
+    """
+    return _ingest_field(files, _Selection(checked_modes(modes), require_clean, False, objids))
+
+
+def num_selected(
+    catalogue: str | Path,
+    *,
+    modes: Sequence[int] = (1,),
+    require_clean: bool = True,
+    objids: np.ndarray | None = None,
+) -> int:
+    """Return how many objects of a catalogue :func:`ingest_field` would want to cut.
+
+    Where it is 0 the field's frames are not needed. Parameters and errors are those of
+    :func:`ingest_field`, with the catalogue's file in place of the field's.
+    """
+    table = read_catalogue(catalogue)
+    fate = _Fate(len(table))
+    _Selection(checked_modes(modes), require_clean, False, objids).apply(table, fate)
+    return int(np.count_nonzero(fate.kept))
 
 
 def cut_stamps(
@@ -196,6 +252,15 @@ def _start(position: np.ndarray, size: int, length: int) -> tuple[np.ndarray, np
     return np.where(inside, start, 0).astype(np.int64), inside
 
 
+def checked_modes(modes: Sequence[int]) -> tuple[int, ...]:
+    """Return values of MODE that can be kept, or raise ConfigError."""
+    modes = tuple(modes)
+    if not modes or not set(modes) <= set(MODES):
+        expected = ", ".join(f"{mode} ({name})" for mode, name in MODES.items())
+        raise ConfigError(f"modes are {modes}", expected=f"some of {expected}")
+    return modes
+
+
 class _Fate:
     """Why each object of a field is left out: the first reason given stays."""
 
@@ -227,12 +292,15 @@ class _Selection:
     modes: tuple[int, ...]
     require_clean: bool
     skip_broken: bool
+    objids: np.ndarray | None = None
 
     def apply(self, catalogue: Catalogue, fate: _Fate) -> dict[int, int]:
         """Drop by what the catalogue says; return how many of each MODE were not selected."""
         column = catalogue.columns
         first = np.zeros(len(catalogue), bool)
         first[np.unique(catalogue.objid, return_index=True)[1]] = True
+        if self.objids is not None:
+            fate.drop("not asked for", ~np.isin(catalogue.objid, self.objids))
         fate.drop("duplicate", ~first)
         fate.drop("not a source", ~catalogue.is_source)
         fate.drop("blended parent", catalogue.is_parent)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 REASONS = {
+    "not asked for": "objID not in the list of wanted objects",
     "duplicate": "objID listed before",
     "not a source": "OBJC_TYPE neither star (6) nor galaxy (3)",
     "blended parent": "NCHILD > 0: its children are listed",
