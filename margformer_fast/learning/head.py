@@ -41,12 +41,14 @@ def fit_head(
     """
     last = [module for module in model.encoder.modules() if isinstance(module, nn.Linear)][-1]
     seen: list[torch.Tensor] = []
+    _, embedding = predict(model, labelled, precision=precision)
     hook = last.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach().double()))
     try:
-        predict(model, labelled, precision=precision)
+        with torch.no_grad():
+            model.head(torch.from_numpy(embedding).to(labelled.device))
     finally:
         hook.remove()
-    x_ND, y_N = torch.cat(seen).cpu().numpy(), labelled.label.cpu().numpy()
+    x_ND, y_N = seen[0].cpu().numpy(), labelled.label.cpu().numpy()
     weight_N = np.ones(len(y_N)) if object_weights is None else object_weights
     mean_D, std_D = x_ND.mean(axis=0), x_ND.std(axis=0) + 1e-6
     regression = _regression((x_ND - mean_D) / std_D, y_N, weight_N)
