@@ -342,7 +342,7 @@ def run_experiment(
         warnings.append("training weighed classes alike at every magnitude (--balance none does not)")
     if pool is not train:
         warnings.append(
-            f"pre-training saw {len(pool):,} objects without their labels, {len(train):,} for training"
+            f"pre-training saw {len(pool):,} objects without their labels, training objects among them"
         )
     if settings.labels < 1:
         warnings.append(f"labels of {100 * settings.labels:g} % of the training objects were used")

@@ -276,7 +276,10 @@ def test_a_killed_run_goes_on_with_other_numbers_of_processes(
         assert set(found) == set(expected) == {"pretrain", "probe", "finetune"}
         for stage, curve in expected.items():
             assert found[stage].shape == curve.shape
-            np.testing.assert_allclose(found[stage], curve, rtol=2e-6, err_msg=f"{stage}, {size} processes")
+            # A loss that falls to next to nothing keeps the rounding of what it was.
+            atol = 1e-6 * curve.max()
+            message = f"{stage}, {size} processes"
+            np.testing.assert_allclose(found[stage], curve, rtol=2e-6, atol=atol, err_msg=message)
     refused = arguments(*data, "--parts", 2, "--out", tmp_path / "1", "--resume")
     assert cli.run(train.main, refused) == 1
     assert "was started with batches cut into 4 parts, now 2" in capsys.readouterr().err
