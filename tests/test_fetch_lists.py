@@ -259,12 +259,12 @@ def test_names_of_fields():
 
 
 def test_targets_are_in_order_and_once(rng):
-    ids = np.concatenate([encode(94, 2, 5, 7)[None], GOOD, GOOD[:2], encode(93, 6, 9, 1)[None]])
+    ids = np.concatenate([encode(94, 2, 5, [7, 8]), GOOD, GOOD[:2], encode(93, 6, 9, 1)[None]])
     label = np.arange(len(ids)) % 3
     targets = Targets.make(ids, label, {"row": np.arange(len(ids))})
     assert targets.objid.tolist() == sorted({*ids.tolist()})
     assert [label[k] for k in targets.columns["row"]] == targets.label.tolist()
-    assert set(targets.columns["row"].tolist()) == {0, 1, 2, 3, 4, 5, 8}  # the first of each
+    assert set(targets.columns["row"].tolist()) == {0, 1, 2, 3, 4, 5, 6, 9}  # the first of each
     fields = targets.by_field()
     assert list(fields) == [FieldId(93, 6, 9), FieldId(94, 1, 12), FieldId(94, 2, 5)]
     assert fields[FieldId(94, 1, 12)].tolist() == GOOD.tolist()
