@@ -76,7 +76,9 @@ def main() -> int:
             assert done.returncode == 0, done.stderr
         expected = store_bytes(folder / "whole")
         while total < options.kills:
-            bad = BadServer(archived(files), misdeed=now_and_then(int(rng.integers(1 << 30)), 0.2))
+            bad = BadServer(
+                archived(files), misdeed=now_and_then(int(rng.integers(1 << 30)), 0.2), digests=True
+            )
             out = folder / f"killed-{rounds}"
             with bad.running():
                 given = [*arguments, "--base-url", bad.url, "--out", out]

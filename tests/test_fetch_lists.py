@@ -259,12 +259,12 @@ def test_names_of_fields():
 
 
 def test_targets_are_in_order_and_once(rng):
-    ids = np.concatenate([encode(94, 2, 5, 7)[None], GOOD, GOOD[:2], encode(93, 6, 9, 1)[None]])
+    ids = np.concatenate([encode(94, 2, 5, [7, 8]), GOOD, GOOD[:2], encode(93, 6, 9, 1)[None]])
     label = np.arange(len(ids)) % 3
     targets = Targets.make(ids, label, {"row": np.arange(len(ids))})
     assert targets.objid.tolist() == sorted({*ids.tolist()})
     assert [label[k] for k in targets.columns["row"]] == targets.label.tolist()
-    assert set(targets.columns["row"].tolist()) == {0, 1, 2, 3, 4, 5, 8}  # the first of each
+    assert set(targets.columns["row"].tolist()) == {0, 1, 2, 3, 4, 5, 6, 9}  # the first of each
     fields = targets.by_field()
     assert list(fields) == [FieldId(93, 6, 9), FieldId(94, 1, 12), FieldId(94, 2, 5)]
     assert fields[FieldId(94, 1, 12)].tolist() == GOOD.tolist()
@@ -306,3 +306,19 @@ def test_plans_add_up():
     few = Plan.of(0, fields[:1], done=0, psfield=False, keep=False, connections=4, rate=2.0)
     assert "objects    all of these fields" in few.table()
     assert "stamps" not in few.table()
+
+
+def test_what_the_published_features_say_of_the_cuts(real_data):
+    """Which of the readings of the published cuts the published objects obey: docs/fetching.md tells it."""
+    half = real_data / "margnet" / "exp3-half"
+    features, objid = np.load(half / "dnnx_sg_exp3.npy"), np.load(half / "objlist_sg_exp3.npy")
+    by_band = features[:, :20].reshape(-1, 5, 4)  # dered, deVRad, psffwhm, extinction
+    radius, width = by_band[:, :, 1], by_band[:, :, 2]
+    largest = (radius / width).mean(axis=1).max()
+    assert 0.49 < largest < 0.5
+    assert (radius.mean(axis=1) / width.mean(axis=1)).max() > 0.5
+    assert (radius / width)[:, 2].max() > 0.5
+    faint = np.isin(objid, np.load(real_data / "margnet" / "objlist_exp2.npy"))
+    observed = (by_band[:, :, 0] + by_band[:, :, 3]).mean(axis=1)
+    assert observed[faint].min() > 20
+    assert by_band[faint, :, 0].mean(axis=1).min() < 20  # dereddened, the cut would have left some out

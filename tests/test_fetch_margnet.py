@@ -232,4 +232,7 @@ def test_without_a_network(tmp_path, capfd):
     error = capfd.readouterr().err
     assert error.startswith("error: http://zenodo.invalid/api/records/6659435: cannot be reached (")
     assert error.count("\n") == 1
-    assert "Try again where there is a network" in error
+    assert error.endswith(
+        "Try again where there is a network: what was fetched stays. Or fetch the files of"
+        " http://zenodo.invalid/records/6659435 elsewhere, and `import` their folder.\n"
+    )

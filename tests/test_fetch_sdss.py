@@ -125,7 +125,12 @@ def test_everything_goes_wrong(tmp_path, archive, rng, seed):
     files, ids = archive
     direct = put_down(files, tmp_path / "direct")
     assert run(main, ["ingest", str(direct), "--out", str(tmp_path / "a")]) == 0
-    bad = BadServer(archived(files), misdeed=now_and_then(int(rng.integers(1 << 30)), 0.4), drip_seconds=0.05)
+    bad = BadServer(
+        archived(files),
+        misdeed=now_and_then(int(rng.integers(1 << 30)), 0.4),
+        drip_seconds=0.05,
+        digests=True,
+    )
     with bad.running():
         arguments = [
             "fetch",
@@ -152,7 +157,7 @@ def test_killed_and_gone_on(tmp_path, archive, rng):
     files, ids = archive
     direct = put_down(files, tmp_path / "direct")
     assert run(main, ["ingest", str(direct), "--out", str(tmp_path / "a")]) == 0
-    bad = BadServer(archived(files), misdeed=now_and_then(int(rng.integers(1 << 30)), 0.2))
+    bad = BadServer(archived(files), misdeed=now_and_then(int(rng.integers(1 << 30)), 0.2), digests=True)
     with bad.running():
         arguments = ["sdss", "--fields", *names(ids), "--out", tmp_path / "b", "--base-url", bad.url, *QUICK]
         kills = kill_until_done(arguments, bad, rng, kills=4)
@@ -297,22 +302,34 @@ def test_a_field_that_cannot_be_had(tmp_path, archive, capfd):
 
 
 def test_a_file_that_arrives_whole_and_is_none(tmp_path, archive, capfd):
-    """A page that says sorry, with status 200; a catalogue of another field; a frame that stays damaged."""
+    """A page that says sorry, with status 200; a frame that stays damaged; files of another band or field.
+
+    None of them lies in the way when the server has come to its senses.
+    """
     files, _ = archive
-    name = "frame-r-000094-1-0012.fits.bz2"
-    for content, message, asked in (
-        (b"<html>We are down for maintenance</html>", r"arrives whole and cannot be read", 3),
-        (files[name][:-100], r"arrives whole and cannot be read \(the compressed file is cut short", 3),
-        (files["frame-g-000094-1-0012.fits.bz2"], r"FILTER is 'g'; expected 'r'", 1),
+    frame, catalogue = "frame-r-000094-1-0012.fits.bz2", "photoObj-000094-1-0012.fits"
+    for name, content, message, asked in (
+        (frame, b"<html>We are down for maintenance</html>", r"arrives whole and cannot be read", 3),
+        (
+            frame,
+            files[frame][:-100],
+            r"arrives whole and cannot be read \(the compressed file is cut short",
+            3,
+        ),
+        (frame, files["frame-g-000094-1-0012.fits.bz2"], r"FILTER is 'g'; expected 'r'", 1),
+        (catalogue, files[catalogue][:-5000], r"arrives whole and cannot be read", 3),
+        (catalogue, files["photoObj-000094-1-0013.fits"], r"is of field 13", 1),
     ):
-        bad = BadServer(archived({**files, name: content}))
-        with bad.running():
-            arguments = ["fetch", "sdss", "--fields", "94-1-12", "--out", str(tmp_path / "s"), *QUICK]
+        out = tmp_path / "s"
+        with BadServer(archived({**files, name: content})).running() as bad:
+            arguments = ["fetch", "sdss", "--fields", "94-1-12", "--out", str(out), *QUICK]
             assert run(main, [*arguments, "--base-url", bad.url]) == 1
             assert re.search(message, capfd.readouterr().err)
             assert len(bad.requests(name)) == asked
-        for path in sorted(work_folder(tmp_path / "s").rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
+            bad.files = archived(files)
+            assert run(main, [*arguments, "--base-url", bad.url]) == 0
+            assert len(bad.requests()) == asked + 6
+        shutil.rmtree(out)
 
 
 def test_a_server_that_goes_down_ends_it(tmp_path, rng, capfd):
@@ -343,7 +360,7 @@ def test_without_a_network(tmp_path, capfd):
         "error: http://archive.invalid/sas/dr16/eboss/photoObj/301/94/1/photoObj-000094-1-0012"
     )
     assert "cannot be reached" in error
-    assert "Or fetch the files elsewhere and `ingest`" in error
+    assert error.endswith("with --dry-run --urls FILE, fetch them elsewhere, and `ingest` their folder.")
     # Nothing came of it, so another request may take the folder.
     arguments[3] = "94-1-13"
     assert run(main, [*arguments, "--base-url", "http://archive.invalid/sas"]) == 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from ...errors import ConfigError
 from ...files import atomic_file
 from ...progress import Progress
 from . import deposit
-from .http import Client, Patience
+from .http import Client, Patience, Unreachable
 
 # What needs NumPy is imported inside the commands: --help answers at once.
 if TYPE_CHECKING:
@@ -177,7 +178,23 @@ def _client(options: argparse.Namespace, connections: int) -> Client:
     return Client(patience, connections)
 
 
+@contextmanager
+def _offline(otherwise: str) -> Iterator[None]:
+    """Say what to do where there is no network."""
+    try:
+        yield
+    except Unreachable as error:
+        mend = f"Try again where there is a network: what was fetched stays. Or {otherwise}"
+        raise Unreachable(error.what, where=error.where, mend=mend) from error
+
+
 def _margnet(options: argparse.Namespace) -> int:
+    page = f"{options.base_url}/records/{options.record}"
+    with _offline(f"fetch the files of {page} elsewhere, and `import` their folder."):
+        return _fetch_margnet(options)
+
+
+def _fetch_margnet(options: argparse.Namespace) -> int:
     client = _client(options, 1)
     files = deposit.choose(deposit.list_files(client, options.base_url, options.record), options.only)
     size = sum(one.size for one in files)
@@ -200,6 +217,14 @@ def _margnet(options: argparse.Namespace) -> int:
 
 
 def _sdss(options: argparse.Namespace) -> int:
+    with _offline(
+        "list the addresses of what --objids or --fields name with --dry-run --urls FILE,"
+        " fetch them elsewhere, and `ingest` their folder."
+    ):
+        return _fetch_sdss(options)
+
+
+def _fetch_sdss(options: argparse.Namespace) -> int:
     from . import sdss
 
     if options.connections > MOST_CONNECTIONS:

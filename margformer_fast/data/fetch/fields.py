@@ -114,16 +114,20 @@ def fetch_field(
                 return place / remote.name
         return client.download(remote.url, folder / remote.name, limit=remote.limit)
 
-    catalogue = _readable(
-        lambda: _counted(bring(archive.catalogue(of)), options), lambda _: archive.catalogue(of).name, folder
+    def count() -> int:
+        return num_selected(bring(archive.catalogue(of)), **options)
+
+    files = (
+        archive.files(of, psfield=psfield)
+        if _readable(count, served, folder) or keep
+        else [archive.catalogue(of)]
     )
-    files = archive.files(of, psfield=psfield) if catalogue or keep else [archive.catalogue(of)]
 
     def cut() -> tuple[Survey, IngestReport]:
         paths = [bring(remote) for remote in files]
         return ingest_field(_field_files(of, paths), **options)
 
-    chunk, report = _readable(cut, lambda error: _blamed(error, served), folder)
+    chunk, report = _readable(cut, served, folder)
     chunk, report = _with_classes(chunk, report, selection)
     kept = len(chunk)
     if keep:
@@ -179,21 +183,23 @@ def unpack(arrays: Mapping[str, np.ndarray]) -> tuple[Survey, IngestReport]:
         raise DataError(f"a field's piece cannot be used ({error})") from error
 
 
-def _counted(path: Path, options: Mapping[str, Any]) -> int:
-    return num_selected(path, **options)
+def _readable(act: Callable[[], Any], served: Mapping[str, str], folder: Path) -> Any:
+    """Return what `act` returns; a file that it cannot use is removed from `folder`.
 
-
-def _readable(act: Callable[[], Any], blamed: Callable[[FitsFormatError], str | None], folder: Path) -> Any:
-    """Return what `act` returns; a file that it cannot read is removed from `folder` and it acts again."""
+    A damaged one is fetched again at once. One that is sound but not what it should be may be right another
+    day: it must not lie in the way of the next command.
+    """
     for left in reversed(range(_TRIES)):
         try:
             return act()
-        except FitsFormatError as error:
-            name = blamed(error)
+        except DataError as error:
+            name = _blamed(error, served)
             # A file that was kept, or is not known, is not made better by another try.
             if name is None or not (folder / name).is_file():
                 raise
             (folder / name).unlink()
+            if not isinstance(error, FitsFormatError):
+                raise
             if not left:
                 raise FetchError(
                     f"arrives whole and cannot be read ({error.what})",
@@ -203,7 +209,7 @@ def _readable(act: Callable[[], Any], blamed: Callable[[FitsFormatError], str | 
     raise AssertionError("not reached")
 
 
-def _blamed(error: FitsFormatError, served: Mapping[str, str]) -> str | None:
+def _blamed(error: DataError, served: Mapping[str, str]) -> str | None:
     """Return which file an error is about."""
     where = str(error.where)
     return next((name for name in served if f"/{name}" in where), None)

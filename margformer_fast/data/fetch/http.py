@@ -42,11 +42,6 @@ from ... import __version__
 from ...errors import FetchError, OutputError
 from .partial import Broken, Part, Wrong, check_digest, content_length, write_all, written
 
-OFFLINE_MEND = (
-    "Try again where there is a network; what was fetched stays."
-    " Or fetch the files elsewhere and `ingest` or `import` their folder."
-)
-
 _AGENT = f"margformer_fast/{__version__}"
 _BLOCK = 1 << 16
 _TOTAL_TRIES = 200  # of one file, however much each of them brought
@@ -336,9 +331,7 @@ class Client:
                 if isinstance(error, urllib.error.URLError) and server not in self._met:
                     silent += 1
                     if _is_final(error.reason) or silent > 1:
-                        raise Unreachable(
-                            f"cannot be reached ({last})", where=_place(url), mend=OFFLINE_MEND
-                        ) from None
+                        raise Unreachable(f"cannot be reached ({last})", where=_place(url)) from None
             got = progress()
             fruitless = 0 if got > best else fruitless + 1
             best = max(best, got)

@@ -121,7 +121,7 @@ class Part:
             kind, _, digits = checksum.partition(":")
             if self._hash(kind).hexdigest() != digits.lower():
                 raise Wrong(f"its {kind.upper()} is not {digits}")
-        if response is not None and response.status == 200:
+        if response is not None:
             for kind, name in (("md5", "md5"), ("sha256", "sha-256")):
                 if _digest(name, response) is not None:
                     check_digest(self._hash(kind), name, response)
@@ -187,7 +187,7 @@ def _content_range(response: http.client.HTTPResponse) -> tuple[int, int | None]
 def _digest(name: str, response: http.client.HTTPResponse) -> bytes | None:
     """Return the digest of the answer that the server gives under any of the names for it."""
     found = None
-    if name == "md5":
+    if name == "md5" and response.status == 200:  # it is of what was sent; the others are of the whole file
         found = response.headers.get("Content-MD5")
     for header in ("Repr-Digest", "Digest"):
         match = re.search(
