@@ -254,7 +254,8 @@ def curves(out: Path) -> dict[str, np.ndarray]:
 def test_a_killed_run_goes_on_with_other_numbers_of_processes(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    data = ("--data", store, "--baselines", "none")
+    # Where photometry is hidden its branch has gradients of rounding alone, of which Adam makes full steps.
+    data = ("--data", store, "--baselines", "none", "--pretrain-photometry", "shared")
     dead = torchrun(2, SHORT, *data, "--parts", 4, "--out", tmp_path / "4", MISFORTUNE="killed")
     assert dead.returncode != 0
     assert "SIGKILL" in dead.stderr, "torchrun says what ended the run"
