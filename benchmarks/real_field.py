@@ -1,7 +1,7 @@
 """Do models of simulated objects agree with SDSS on a real field?
 
 ``python benchmarks/real_field.py STORE MODEL ...``, with a store of ``margformer_fast.data ingest`` and
-models of two classes, each a run's ``seed-N/model``. SDSS's own type (``objc_type``) is only compared with,
+models of two classes, each a run's ``seed-N/model``, or tables that ``margformer_fast.classify`` wrote. SDSS's own type (``objc_type``) is only compared with,
 brighter than r = 20 and fainter, beside the r-band separator. Saturated objects have no photometry to speak
 of: columns are with and without them.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from astropy.table import Table
 
 from margformer_fast import cli
 from margformer_fast.data.store import read_store
@@ -40,6 +41,11 @@ def main() -> int:
     extended = survey_separator(survey.columns["psfmag_r"], survey.columns["modelmag_r"])
     found = {"psfMag - modelMag in r": ~extended}
     for path in options.model:
+        if path.is_file():
+            table = Table.read(path)
+            label = dict(zip(table["objid"].tolist(), np.char.strip(table["label"].astype(str)), strict=True))
+            found[str(path)] = np.array([label[objid] == "STAR" for objid in survey.objid.tolist()])
+            continue
         probability, _ = predict(load_model(path)[0], samples)
         found[str(path)] = probability.argmax(1) == TASKS["sg"].index("STAR")
     rows = []
