@@ -1,9 +1,9 @@
 """Do models of simulated objects agree with SDSS on a real field?
 
 ``python benchmarks/real_field.py STORE MODEL ...``, with a store of ``margformer_fast.data ingest`` and
-models of two classes, each a run's ``seed-N/model``, or tables that ``margformer_fast.classify`` wrote. SDSS's own type (``objc_type``) is only compared with,
-brighter than r = 20 and fainter, beside the r-band separator. Saturated objects have no photometry to speak
-of: columns are with and without them.
+models of two classes, each a run's ``seed-N/model``, or tables that ``margformer_fast.classify`` wrote.
+SDSS's own type (``objc_type``) is only compared with, brighter than r = 20 and fainter, beside the r-band
+separator. Saturated objects have no photometry to speak of: columns are with and without them.
 """
 
 from __future__ import annotations

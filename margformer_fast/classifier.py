@@ -37,6 +37,29 @@ _ORDER = ("STAR", "GALAXY", "QSO")  # of columns and of names within a set
 _log = logging.getLogger(__name__)
 
 
+SHIPPED = Path(__file__).parent / "models"
+"""Models that come with the package, each a directory; they are small and trained on simulated objects."""
+
+
+def model_directory(name: str | Path) -> Path:
+    """Return a model's directory: `name` itself, or that of a model that comes with the package.
+
+    Raises
+    ------
+    DataError
+        If there is neither.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    shipped = sorted(each.name for each in SHIPPED.iterdir() if each.is_dir())
+    if str(name) in shipped:
+        return SHIPPED / str(name)
+    raise DataError(
+        "is no model directory", where=path, expected=f"RUN/seed-0/model, or {', '.join(shipped)}"
+    )
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What a classifier says about N objects, in their order.
@@ -115,7 +138,8 @@ class Classifier:
         Parameters
         ----------
         path : str or Path
-            The directory.
+            The directory, or ``"simulated-sg"``, which comes with the package: stars and galaxies of SDSS,
+            trained on simulated objects.
         device : str
             ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision : {"fp32", "bf16", "auto"}
@@ -129,7 +153,7 @@ class Classifier:
             If there is no such device or precision.
         """
         where = pick_device(device)
-        path = Path(path)
+        path = model_directory(path)
         saved = load_model_directory(path)
         calibration = None
         if saved.calibration is not None:

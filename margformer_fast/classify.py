@@ -32,11 +32,16 @@ def parser() -> cli.Parser:
         prog="python -m margformer_fast.classify",
         description="Classify a survey store, a table, a HATS catalogue, or positions on SDSS frames.",
         example="""
-python -m margformer_fast.classify RUN/seed-0/model survey --out classes.fits
+python -m margformer_fast.classify simulated-sg survey --out classes.fits
 python -m margformer_fast.classify RUN/seed-0/model frames --positions list.csv --ebv 0.03 --out classes.csv
 """,
     )
-    p.add_argument("model", type=Path, metavar="MODEL", help="model directory, RUN/seed-N/model of a run")
+    p.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="model directory, RUN/seed-N/model of a run; or simulated-sg, which comes with the package",
+    )
     p.add_argument(
         "input", type=Path, metavar="INPUT", help="what to classify; with --positions a folder of frames"
     )
@@ -86,16 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .catalogue.inputs import open_source
     from .catalogue.outputs import format_of, write
     from .catalogue.work import open_work
-    from .classifier import Classifier
+    from .classifier import Classifier, model_directory
 
-    model = Classifier.load(options.model, device=options.device, precision=options.precision)
+    directory = model_directory(options.model)
+    model = Classifier.load(directory, device=options.device, precision=options.precision)
     source = (
         open_source(options.input, model.profile, model.config.size, chunk=options.chunk, names=names)
         if options.positions is None
         else open_frames(options.input, options.positions, model.profile, ebv=options.ebv)
     )
     hats = format_of(options.out, source) == ""
-    weights = sha256_file(options.model / "model.safetensors")
+    weights = sha256_file(directory / "model.safetensors")
     settings = {
         "input": source.fingerprint,
         "model": weights,
@@ -123,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         about = {
             "SOFTWARE": f"margformer_fast {__version__}",
             "DATE": work.record["date"],
-            "MODEL": "/".join(options.model.resolve().parts[-3:]),
+            "MODEL": "/".join(directory.resolve().parts[-3:]),
             "MODELSHA": weights,
             "INPUT": source.name,
             "LEVEL": options.level,

@@ -580,3 +580,17 @@ def test_stamps_of_a_memory_map_are_not_copied_whole(made: Made, tmp_path: Path)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     np.testing.assert_array_equal(made.found(images=mapped), made.found())
     assert isinstance(Stamps((mapped,)).parts[0], np.memmap)
+
+
+def test_the_model_that_comes_with_the_package(rng: np.random.Generator) -> None:
+    model = Classifier.load("simulated-sg", device="cpu")
+    assert model.simulated
+    assert model.calibration is not None
+    survey = toy_survey(20, rng)
+    found = model.predict(survey.stamps.decode(), survey.features)
+    np.testing.assert_allclose(found.probability.sum(axis=1), 1, atol=1e-5)
+    card = Path(margformer_fast.__file__).parent / "models" / "simulated-sg" / "README.md"
+    assert "simulated objects" in card.read_text(encoding="utf-8")
+    with pytest.raises(DataError, match="is no model directory") as caught:
+        Classifier.load("no-such-model")
+    assert "simulated-sg" in str(caught.value)
