@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,15 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="to
 TESTS = Path(__file__).parent
 SHORT = (TESTS / "short_command.py",)
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Ranks have one thread each, and another number of threads rounds sums in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def environment(**variables: object) -> dict[str, str]:

@@ -205,11 +205,9 @@ def test_learns_what_there_is_to_learn(tmp_path: Path, rng: np.random.Generator)
     model, history = train_margnet(
         config, train, val, fit, precision="fp32", seed=1, directory=tmp_path, label="test"
     )
-    assert {name: len(each) for name, each in history.items()} == {
-        DNN: dnn.max_epochs,
-        CNN: 8,
-        ENSEMBLE: head.max_epochs,
-    }
+    assert set(history) == {DNN, CNN, ENSEMBLE}
+    assert (len(history[CNN]), len(history[ENSEMBLE])) == (8, head.max_epochs)
+    assert dnn.patience < len(history[DNN]) <= dnn.max_epochs  # sometimes it is best early on
     accuracy = {}
     for name, probability in predict_margnet(model, test).items():
         assert probability.shape == (150, 3)
