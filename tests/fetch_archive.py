@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
+import io
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from sdss_files import (
     BANDS,
     CAMCOL,
@@ -53,8 +55,16 @@ def synthetic_field(
         name = catalogue_name(field=field)
         catalogue = write_catalogue(Path(folder), columns, name).read_bytes()
     frames = {f"{frame_name(band, field=field)}.bz2": bz2.compress(frame_bytes(band)) for band in BANDS}
-    psfield = {f"psField-{RUN:06d}-{CAMCOL}-{field:04d}.fit": rng.bytes(500)}
+    image = fits.PrimaryHDU(rng.normal(size=(9, 9)).astype(np.float32))  # of the form, not the content
+    psfield = {f"psField-{RUN:06d}-{CAMCOL}-{field:04d}.fit": fits_bytes(image)}
     return {name: catalogue, **frames, **psfield}, ids
+
+
+def fits_bytes(hdu: fits.PrimaryHDU) -> bytes:
+    """Return a FITS file of one HDU."""
+    stream = io.BytesIO()
+    hdu.writeto(stream)
+    return stream.getvalue()
 
 
 def real_files(folder: Path) -> dict[str, bytes]:

@@ -308,6 +308,7 @@ def test_a_file_that_arrives_whole_and_is_none(tmp_path, archive, capfd):
     """
     files, _ = archive
     frame, catalogue = "frame-r-000094-1-0012.fits.bz2", "photoObj-000094-1-0012.fits"
+    model = "psField-000094-1-0012.fit"
     for name, content, message, asked in (
         (frame, b"<html>We are down for maintenance</html>", r"arrives whole and cannot be read", 3),
         (
@@ -319,17 +320,19 @@ def test_a_file_that_arrives_whole_and_is_none(tmp_path, archive, capfd):
         (frame, files["frame-g-000094-1-0012.fits.bz2"], r"FILTER is 'g'; expected 'r'", 1),
         (catalogue, files[catalogue][:-5000], r"arrives whole and cannot be read", 3),
         (catalogue, files["photoObj-000094-1-0013.fits"], r"is of field 13", 1),
+        (model, files[model][:-3000], r"arrives whole and cannot be read", 3),
     ):
         out = tmp_path / "s"
         with BadServer(archived({**files, name: content})).running() as bad:
-            arguments = ["fetch", "sdss", "--fields", "94-1-12", "--out", str(out), *QUICK]
+            arguments = ["fetch", "sdss", "--fields", "94-1-12", "--out", str(out), *QUICK, "--keep-frames"]
             assert run(main, [*arguments, "--base-url", bad.url]) == 1
             assert re.search(message, capfd.readouterr().err)
             assert len(bad.requests(name)) == asked
             bad.files = archived(files)
             assert run(main, [*arguments, "--base-url", bad.url]) == 0
-            assert len(bad.requests()) == asked + 6
+            assert len(bad.requests()) == asked + 7
         shutil.rmtree(out)
+        shutil.rmtree(work_folder(out))
 
 
 def test_a_server_that_goes_down_ends_it(tmp_path, rng, capfd):

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import DataError, FetchError, FitsFormatError
 from ...ops.stamps import Stamps
-from ..sdss.files import CATALOGUE_NAME, FRAME_NAME, FieldFiles
+from ..sdss.files import CATALOGUE_NAME, FRAME_NAME, FieldFiles, find_hdu, read_bytes
 from ..sdss.ingest import IngestReport, ingest_field, num_selected
 from ..survey import CLASSES, SDSS, UNKNOWN, Survey
 from .archive import Archive, FieldId, Remote
@@ -124,8 +124,12 @@ def fetch_field(
     )
 
     def cut() -> tuple[Survey, IngestReport]:
-        paths = [bring(remote) for remote in files]
-        return ingest_field(_field_files(of, paths), **options)
+        found = _field_files(of, [bring(remote) for remote in files])
+        if (
+            found.psfield is not None
+        ):  # nothing else looks at it here, and a cut one is found now or by the user
+            find_hdu(read_bytes(found.psfield), "SIMPLE", True, found.psfield)
+        return ingest_field(found, **options)
 
     chunk, report = _readable(cut, served, folder)
     chunk, report = _with_classes(chunk, report, selection)
