@@ -175,7 +175,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, archive):
         arguments = ["sdss", "--fields", *names(ids), "--out", tmp_path / "b", "--base-url", bad.url]
         arguments += ["--timeout", "60", "--wait", "0.01"]
         process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
+            [*COMMAND, *map(str, arguments)],
+            stderr=subprocess.PIPE,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            # A shell's background jobs ignore Ctrl-C, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         journal = tmp_path / "b.fetch" / "journal.jsonl"
         deadline = time.monotonic() + 60
