@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import __version__, cli
-from .errors import ConfigError, OutputError
+from .errors import ConfigError, DataError, OutputError
 from .files import sha256_file
 from .flags import Flag
 from .progress import Progress
@@ -100,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.positions is None
         else open_frames(options.input, options.positions, model.profile, ebv=options.ebv)
     )
+    if len(source) == 0:
+        raise DataError("has no row", where=options.input, expected="at least one object")
     hats = format_of(options.out, source) == ""
     weights = sha256_file(directory / "model.safetensors")
     settings = {
@@ -119,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         def pieces() -> Iterator[Rows]:
             for piece, length in enumerate(source.lengths):
+                if length == 0:
+                    continue
                 rows = work.load(piece, length)
                 if rows is None:
                     raise OutputError(
@@ -164,7 +168,7 @@ def _classify(model: Classifier, source: Source, work: Any, level: float, hats: 
     started = time.monotonic()
     with Progress(len(source), "classifying", "objects", initial=before) as progress:
         for piece in range(len(source.lengths)):
-            if piece in finished:
+            if piece in finished or source.lengths[piece] == 0:
                 continue
             parts: list[Rows] = []
             for columns in source.read(piece):

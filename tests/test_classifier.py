@@ -594,3 +594,11 @@ def test_the_model_that_comes_with_the_package(rng: np.random.Generator) -> None
     with pytest.raises(DataError, match="is no model directory") as caught:
         Classifier.load("no-such-model")
     assert "simulated-sg" in str(caught.value)
+
+
+@pytest.mark.gpu
+def test_a_gpu_says_the_same(made: Made) -> None:
+    there = Classifier.load(made.path, device="cuda").predict(made.images, made.features)
+    here = made.classifier.predict(made.images, made.features)
+    np.testing.assert_allclose(there.probability, here.probability, atol=1e-4)
+    np.testing.assert_array_equal(there.flag, here.flag)

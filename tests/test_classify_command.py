@@ -236,3 +236,25 @@ def test_positions_on_frames(made: Made, tmp_path: Path, real_data: Path) -> Non
     assert (tmp_path / "field.png").read_bytes().startswith(b"\x89PNG")
     assert run(*arguments[:4], "--out", tmp_path / "b.fits") == 0  # extinction unknown: missing, and flagged
     assert ((np.asarray(Table.read(tmp_path / "b.fits")["flag"]) & Flag.FEATURE_MISSING) != 0).all()
+
+
+def test_a_table_without_rows(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table_of(made)[:0].write(tmp_path / "empty.fits")
+    assert run(made.path, tmp_path / "empty.fits", "--out", tmp_path / "a.fits") == 1
+    assert "has no row" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir() if "a.fits" in each.name] == []
+
+
+def test_a_damaged_page_of_parquet(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table, file = table_of(made), tmp_path / "table.parquet"
+    columns = {name: pa.array(np.asarray(table[name])) for name in table.colnames if name != "stamp"}
+    parquet.write_table(pa.table(columns), file, row_group_size=11)
+    content = bytearray(file.read_bytes())
+    content[4:400] = bytes(396)  # the first pages; the footer, which tells of columns, is whole
+    file.write_bytes(content)
+    assert run(made.path, file, "--out", tmp_path / "a.csv") == 1
+    assert "table.parquet: is damaged" in capsys.readouterr().err
+    assert not (tmp_path / "a.csv").exists()

@@ -142,3 +142,23 @@ def test_dimmed_stamps_keep_their_noise(rng: np.random.Generator) -> None:
         samples, rows[7:9], AugmentConfig(max_shift=0, max_angle_deg=0), fainter[:, 7:9], sigma, **key
     )
     torch.testing.assert_close(again, dimmed[:, 7:9])
+
+
+@pytest.mark.gpu
+def test_dimmed_stamps_on_a_gpu(rng: np.random.Generator) -> None:
+    survey, sigma = toy_survey(40, rng), rng.uniform(0.02, 0.1, 5)
+    fainter, rows = rng.uniform(0, 2, (2, 40)), np.arange(40)
+    here, there = (
+        dimmed_views(
+            Samples(survey, ["GALAXY", "STAR"], torch.device(name), "x"),
+            rows,
+            AugmentConfig(),
+            fainter,
+            sigma,
+            seed=1,
+            epoch=2,
+            patch_size=4,
+        ).cpu()
+        for name in ("cpu", "cuda")
+    )
+    torch.testing.assert_close(there, here, atol=1e-4, rtol=1e-4)

@@ -190,7 +190,7 @@ def _parquet(
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise BackendUnavailable(
-            "parquet needs pyarrow", mend="pip install 'margformer_fast[catalogue]'"
+            "parquet needs pyarrow", mend="pip install 'margformer-fast[catalogue]'"
         ) from error
     lengths, wanted = [], {}
     for file in files:
@@ -205,7 +205,7 @@ def _parquet(
     def read(k: int) -> Iterator[Columns]:
         # The order of columns is that of the file.
         columns = [*dict.fromkeys(wanted.values()), *(["_healpix_29"] if healpix else [])]
-        for batch in parquet.ParquetFile(files[k]).iter_batches(batch_size=chunk, columns=columns):
+        for batch in _batches(files[k], chunk, columns):
             found = {name: _plain(batch.column(there)) for name, there in wanted.items() if name != STAMP}
             if STAMP in wanted:
                 shape = (len(profile.bands), size, size)
@@ -222,6 +222,19 @@ def _parquet(
         tuple(files),
         tuple(file.relative_to(path) for file in files) if hats else (),
     )
+
+
+def _batches(file: Path, chunk: int, columns: list[str]) -> Iterator[Any]:
+    """Read a parquet file a part at a time; of a damaged page pyarrow names neither file nor cure."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        yield from parquet.ParquetFile(file).iter_batches(batch_size=chunk, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"is damaged ({error})", where=file, mend="Get the file again; the same command then goes on."
+        ) from error
 
 
 def _plain(column: Any) -> np.ndarray:

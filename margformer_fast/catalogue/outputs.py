@@ -200,7 +200,7 @@ def _pyarrow() -> tuple[Any, Any]:
         from pyarrow import parquet
     except ImportError as error:
         raise BackendUnavailable(
-            "parquet needs pyarrow", mend="pip install 'margformer_fast[catalogue]'"
+            "parquet needs pyarrow", mend="pip install 'margformer-fast[catalogue]'"
         ) from error
     return pa, parquet
 
@@ -212,12 +212,13 @@ def _hats(path: Path, source: Source, pieces: Iterator[Rows], about: Mapping[str
         from hats.io.parquet_metadata import write_parquet_metadata
     except ImportError as error:
         raise BackendUnavailable(
-            "HATS needs hats", mend="pip install 'margformer_fast[catalogue]'"
+            "HATS needs hats", mend="pip install 'margformer-fast[catalogue]'"
         ) from error
     _, parquet = _pyarrow()
     root = source.files[0].parents[len(source.partitions[0].parts) - 1]
     with atomic_directory(path) as temporary:
-        for place, rows in zip(source.partitions, pieces, strict=True):
+        filled = [place for place, n in zip(source.partitions, source.lengths, strict=True) if n]
+        for place, rows in zip(filled, pieces, strict=True):
             file = temporary / place
             file.parent.mkdir(parents=True, exist_ok=True)
             parquet.write_table(_arrow(rows, about), file)
