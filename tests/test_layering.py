@@ -28,7 +28,7 @@ FLOORS = (
     {"experiments"},
     {"runner", "verification", "classifier"},
     {"catalogue"},
-    {"info", "train", "classify", "export", "verify"},
+    {"info", "train", "classify", "export", "verify", "hyrax"},
     {"experiments.table"},  # runs the training command
     {"__main__"},
 )

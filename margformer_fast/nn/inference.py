@@ -44,9 +44,11 @@ class Inference(nn.Module):
         Tensor of float32, shape (N, K)
             NaN for an object without a finite pixel and a feature.
         """
-        finite = images.isfinite()
-        known_N = finite.flatten(1).any(dim=1) | measured(features).any(dim=1)
-        patch_NPL = patchify(torch.where(finite, images, 0.0), self.model.config.patch_size)
-        logits = self.model.head(self.model.embed(self.model.inputs.fill(features), patch_NPL))
-        probability = (logits / self.temperature).softmax(dim=1)
+        known_N = images.isfinite().flatten(1).any(dim=1) | measured(features).any(dim=1)
+        probability = (self.model.head(self.embed(images, features)) / self.temperature).softmax(dim=1)
         return torch.where(known_N[:, None], probability, torch.nan)
+
+    def embed(self, images: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Return what the head looks at, (N, D), with gaps filled as for the probabilities."""
+        patch_NPL = patchify(torch.where(images.isfinite(), images, 0.0), self.model.config.patch_size)
+        return self.model.embed(self.model.inputs.fill(features), patch_NPL)
