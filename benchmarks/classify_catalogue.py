@@ -76,7 +76,13 @@ def _catalogue(folder: Path, rows: int, workers: int) -> Path:
         }
     )
     catalogue = lsdb.from_dataframe(
-        frame, ra_column="ra", dec_column="dec", lowest_order=0, highest_order=5, partition_rows=2500
+        frame,
+        ra_column="ra",
+        dec_column="dec",
+        lowest_order=0,
+        highest_order=5,
+        partition_rows=2500,
+        margin_threshold=None,
     )
     with Client(n_workers=workers, threads_per_worker=1, dashboard_address=None):
         catalogue.map_partitions(partial(_with_stamps, file=folder / "stamps.npy")).to_hats(
@@ -86,8 +92,11 @@ def _catalogue(folder: Path, rows: int, workers: int) -> Path:
 
 
 def _with_stamps(frame, file: Path):
+    import pandas as pd
+
     stamps = np.load(file, mmap_mode="r")
-    return frame.assign(stamp=[stamps[k % len(stamps)].tobytes() for k in frame["objid"]])
+    stamp = [stamps[k % len(stamps)].tobytes() for k in frame["objid"]]
+    return frame.assign(stamp=pd.Series(stamp, index=frame.index, dtype=object))  # of an empty frame too
 
 
 def _by_lsdb(place: Path, model: Path, workers: int, rows: int) -> tuple[float, float, str]:
