@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections import Counter
@@ -30,9 +31,11 @@ def parser() -> cli.Parser:
     """Return the command's parser."""
     p = cli.Parser(
         prog="python -m margformer_fast.classify",
-        description="Classify a survey store, a table, a HATS catalogue, or positions on SDSS frames.",
+        description="Classify a survey store, a table, a HATS catalogue, FITS cut-outs, or positions on SDSS "
+        "frames.",
         example="""
 python -m margformer_fast.classify simulated-sg survey --out classes.fits
+python -m margformer_fast.classify simulated-sg 'stamps/{id}-{band}.fits' --features list.csv --out out.csv
 python -m margformer_fast.classify RUN/seed-0/model frames --positions list.csv --ebv 0.03 --out classes.csv
 """,
     )
@@ -43,7 +46,11 @@ python -m margformer_fast.classify RUN/seed-0/model frames --positions list.csv 
         help="model directory, RUN/seed-N/model of a run; or simulated-sg, which comes with the package",
     )
     p.add_argument(
-        "input", type=Path, metavar="INPUT", help="what to classify; with --positions a folder of frames"
+        "input",
+        type=Path,
+        metavar="INPUT",
+        help="what to classify: a store, a table, a HATS catalogue, a folder of cut-outs or a pattern of "
+        "their names; with --positions a folder of frames",
     )
     p.add_argument(
         "--out",
@@ -60,6 +67,9 @@ python -m margformer_fast.classify RUN/seed-0/model frames --positions list.csv 
         default=[],
         metavar="NAME=COLUMN",
         help="what the table calls objid, ra, dec, stamp or a feature",
+    )
+    p.add_argument(
+        "--features", type=Path, metavar="FILE", help="table with the features of cut-outs, by their objid"
     )
     p.add_argument(
         "--positions", type=Path, metavar="FILE", help="table of ra, dec (and objid, ebv) on the frames"
@@ -82,24 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = dict(_pair(each) for each in options.columns)
     if (options.draw or options.ebv is not None) and options.positions is None:
         raise ConfigError("--draw and --ebv go with --positions")
+    if options.features is not None and options.positions is not None:
+        raise ConfigError("--features goes with cut-outs", mend="On frames features are measured.")
     if options.out.exists() and not options.overwrite:
         raise OutputError(
             "already exists", where=options.out, mend="Choose another place, or pass --overwrite."
         )
 
-    from .catalogue.frames import open_frames
-    from .catalogue.inputs import open_source
     from .catalogue.outputs import format_of, write
     from .catalogue.work import open_work
     from .classifier import Classifier, model_directory
 
     directory = model_directory(options.model)
     model = Classifier.load(directory, device=options.device, precision=options.precision)
-    source = (
-        open_source(options.input, model.profile, model.config.size, chunk=options.chunk, names=names)
-        if options.positions is None
-        else open_frames(options.input, options.positions, model.profile, ebv=options.ebv)
-    )
+    source = _source(options, model, names)
     if len(source) == 0:
         raise DataError("has no row", where=options.input, expected="at least one object")
     hats = format_of(options.out, source) == ""
@@ -157,6 +163,21 @@ def _pair(text: str) -> tuple[str, str]:
     if not (name and equals and column):
         raise ConfigError(f"--columns has {text!r}", expected="NAME=COLUMN")
     return name, column
+
+
+def _source(options: argparse.Namespace, model: Classifier, names: dict[str, str]) -> Source:
+    """Open what the options name."""
+    from .catalogue.cutouts import holds_cutouts, open_cutouts
+    from .catalogue.frames import open_frames
+    from .catalogue.inputs import open_source
+
+    profile, size, chunk = model.profile, model.config.size, options.chunk
+    if options.positions is not None:
+        return open_frames(options.input, options.positions, profile, ebv=options.ebv)
+    if holds_cutouts(options.input):
+        table = options.features and open_source(options.features, profile, size, chunk=chunk, names=names)
+        return open_cutouts(options.input, profile, size, chunk=chunk, table=table)
+    return open_source(options.input, profile, size, chunk=chunk, names=names)
 
 
 def _classify(model: Classifier, source: Source, work: Any, level: float, hats: bool) -> float | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from test_classifier import Made
 
@@ -257,4 +258,80 @@ def test_a_damaged_page_of_parquet(made: Made, tmp_path: Path, capsys: pytest.Ca
     file.write_bytes(content)
     assert run(made.path, file, "--out", tmp_path / "a.csv") == 1
     assert "table.parquet: is damaged" in capsys.readouterr().err
+    assert not (tmp_path / "a.csv").exists()
+
+
+def cut_outs(made: Made, folder: Path, layout: str) -> Path:
+    """Write the stamps as files, and return what `classify` is given."""
+    folder.mkdir()
+    for objid, stamp in zip(made.survey.objid, made.survey.stamps.decode(), strict=True):
+        if layout == "{id}.fits":
+            fits.PrimaryHDU(stamp).writeto(folder / f"{objid}.fits")
+        else:
+            for band, plane in zip("ugriz", stamp, strict=True):
+                fits.PrimaryHDU(plane).writeto(folder / f"{objid}-{band}.fits")
+    return folder if layout == "{id}.fits" else folder / layout
+
+
+@pytest.mark.parametrize("layout", ["{id}.fits", "{id}-{band}.fits"])
+def test_cut_outs_and_a_table_of_their_features(made: Made, tmp_path: Path, layout: str) -> None:
+    table = table_of(made)
+    table.remove_column("stamp")
+    table["deVRad_g"] /= 60  # in a unit of its own
+    table["deVRad_g"].unit = "arcmin"
+    table.write(tmp_path / "table.fits")
+    given = cut_outs(made, tmp_path / "stamps", layout)
+    arguments = (made.path, given, "--features", tmp_path / "table.fits", "--chunk", 7)
+    assert run(*arguments, "--out", tmp_path / "a.ecsv") == 0
+    same(Table.read(tmp_path / "a.ecsv"), made)
+
+
+def test_no_object_of_cut_outs_or_of_their_table_is_lost(
+    made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = table_of(made)
+    table.remove_column("stamp")
+    table[:-2].write(tmp_path / "table.csv")  # two files have no row
+    folder = cut_outs(made, tmp_path / "stamps", "{id}.fits")
+    objid = made.survey.objid
+    (folder / f"{objid[0]}.fits").unlink()
+    (folder / f"{objid[1]}.fits").write_bytes(b"SIMPLE  =                    T")
+    fits.PrimaryHDU(np.zeros((5, 16, 16), np.float32)).writeto(folder / f"{objid[2]}.fits", overwrite=True)
+    arguments = (made.path, folder, "--features", tmp_path / "table.csv", "--out", tmp_path / "a.fits")
+    with caplog.at_level("WARNING"):
+        assert run(*arguments) == 0
+    assert "2 of" in caplog.text
+    assert f"{objid[1]}.fits" in caplog.text
+    found = Table.read(tmp_path / "a.fits")
+    assert sorted(found["objid"]) == sorted(objid)
+    np.testing.assert_array_equal(found["objid"][:-2], objid[:-2])
+    flag = dict(zip(found["objid"].tolist(), found["flag"].tolist(), strict=True))
+    for k, name in enumerate(objid.tolist()):
+        assert bool(flag[name] & Flag.NO_IMAGE) == (k < 3)
+        assert bool(flag[name] & Flag.NO_FEATURES) == (k >= len(objid) - 2)
+    # Without a table, and with names that are no numbers.
+    (folder / f"{objid[3]}.fits").rename(folder / "a star.fits")
+    assert run(made.path, folder, "--out", tmp_path / "b.csv") == 0
+    alone = Table.read(tmp_path / "b.csv")
+    assert "a star" in alone["objid"]
+    assert len(alone) == len(objid) - 1
+    assert ((np.asarray(alone["flag"]) & Flag.NO_FEATURES) != 0).all()
+
+
+def test_cut_outs_that_do_not_fit(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "stamps"
+    folder.mkdir()
+    for name in "ab":
+        fits.PrimaryHDU(np.zeros((5, 16, 16), np.float32)).writeto(folder / f"{name}.fits")
+    assert run(made.path, folder, "--out", tmp_path / "a.csv") == 1
+    assert "has 16 x 16 pixels" in capsys.readouterr().err
+    table_of(made)["objid", "ra", "dec", *made.survey.profile.feature_names].write(tmp_path / "table.csv")
+    arguments = (made.path, folder, "--out", tmp_path / "a.csv", "--features", tmp_path / "table.csv")
+    assert run(*arguments) == 1
+    assert "names none of the 2 cut-outs" in capsys.readouterr().err
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    (frames / "frame-r-000094-1-0012.fits.bz2").touch()
+    assert run(made.path, frames, "--out", tmp_path / "a.csv") == 1
+    assert "SDSS frames need --positions" in capsys.readouterr().err
     assert not (tmp_path / "a.csv").exists()

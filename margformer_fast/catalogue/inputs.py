@@ -105,8 +105,7 @@ def open_source(
             raise DataError(
                 "holds neither a survey store nor parquet files",
                 where=path,
-                mend="Frames need --positions FILE; cut-outs are read into a store first "
-                "(`python -m margformer_fast.data --help`).",
+                mend="SDSS frames need --positions FILE.",
             )
         return _parquet(path, files, profile, size, chunk, names)
     if path.suffix == ".parquet":
@@ -135,7 +134,8 @@ def _primary(path: Path) -> Path:
     raise DataError("names no primary table", where=file, expected="hats_primary_table_url")
 
 
-def _cut(total: int, chunk: int) -> list[tuple[int, int]]:
+def cut(total: int, chunk: int) -> list[tuple[int, int]]:
+    """Return where each piece of `chunk` rows starts and stops."""
     return [(start, min(start + chunk, total)) for start in range(0, total, chunk)]
 
 
@@ -145,7 +145,7 @@ def _store(path: Path, profile: SurveyProfile, chunk: int) -> Source:
         raise DataError(
             f"has bands {''.join(survey.profile.bands)}", where=path, expected="".join(profile.bands)
         )
-    parts = _cut(len(survey), chunk)
+    parts = cut(len(survey), chunk)
 
     def read(k: int) -> Iterator[Columns]:
         rows = np.arange(*parts[k])
@@ -169,7 +169,7 @@ def _table(path: Path, profile: SurveyProfile, size: int, chunk: int, names: dic
     except Exception as error:
         raise DataError(f"cannot be read as a table ({error})", where=path) from error
     wanted = _wanted(table.colnames, profile, names, path)
-    parts = _cut(len(table), chunk)
+    parts = cut(len(table), chunk)
 
     def read(k: int) -> Iterator[Columns]:
         rows = table[slice(*parts[k])]
