@@ -194,6 +194,21 @@ def test_two_at_one_output_refuse_each_other(tmp_path: Path) -> None:
         pass
 
 
+def test_finished_pieces_are_of_one_input(tmp_path: Path) -> None:
+    with open_work(tmp_path / "out.fits", {"input": 1}, {"date": "then"}):
+        pass  # ended before its first piece: nothing is in the way of another input
+    with open_work(tmp_path / "out.fits", {"input": 2}, {"date": "now"}) as work:
+        assert work.record == {"date": "now"}
+        work.save(0, {"flag": np.zeros(3, np.int32)})
+    with open_work(tmp_path / "out.fits", {"input": 2}, {"date": "later"}) as work:
+        assert work.record == {"date": "now"}
+    with (
+        pytest.raises(DataError, match="was begun with another input"),
+        open_work(tmp_path / "out.fits", {"input": 3}, {}),
+    ):
+        pass
+
+
 def test_stamps_in_every_form(rng: np.random.Generator) -> None:
     image = rng.normal(size=(4, 5, 8, 8)).astype(np.float32)
     shape = (5, 8, 8)
@@ -325,10 +340,16 @@ def test_cut_outs_that_do_not_fit(made: Made, tmp_path: Path, capsys: pytest.Cap
         fits.PrimaryHDU(np.zeros((5, 16, 16), np.float32)).writeto(folder / f"{name}.fits")
     assert run(made.path, folder, "--out", tmp_path / "a.csv") == 1
     assert "has 16 x 16 pixels" in capsys.readouterr().err
+    for name in "abc":  # a file a band, given as if each were an object; one is damaged besides
+        content = fits.PrimaryHDU(np.zeros((32, 32), np.float32))
+        content.writeto(folder / f"{name}.fits", overwrite=True)
+    (folder / "a.fits").write_bytes(b"junk")
+    assert run(made.path, folder, "--out", tmp_path / "a.csv") == 1
+    assert "there are 1 planes" in capsys.readouterr().err
     table_of(made)["objid", "ra", "dec", *made.survey.profile.feature_names].write(tmp_path / "table.csv")
     arguments = (made.path, folder, "--out", tmp_path / "a.csv", "--features", tmp_path / "table.csv")
     assert run(*arguments) == 1
-    assert "names none of the 2 cut-outs" in capsys.readouterr().err
+    assert "names none of the 3 cut-outs" in capsys.readouterr().err
     frames = tmp_path / "frames"
     frames.mkdir()
     (frames / "frame-r-000094-1-0012.fits.bz2").touch()

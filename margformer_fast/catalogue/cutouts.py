@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def _stamps(names: Sequence[str], files: _Files, profile: SurveyProfile, size: i
     """Read stamps, float32 (N, C, S, S); NaN where there is no file, or none that can be read.
 
     One bad file must not stop a catalogue: it is named in a warning, and the classifier flags the object. If
-    no file of the piece can be read, something else is wrong, and the first error is raised.
+    no file of the piece can be used, something else is wrong, and what most of them lack is raised.
     """
     stamps = np.full((len(names), len(profile.bands), size, size), np.nan, np.float32)
     there = [k for k, name in enumerate(names) if name in files]
@@ -131,7 +132,8 @@ def _stamps(names: Sequence[str], files: _Files, profile: SurveyProfile, size: i
             except DataError as error:
                 failed.append(error)
         if len(failed) == len(there):
-            raise
+            ((what, _),) = Counter(error.what for error in failed).most_common(1)
+            raise next(error for error in failed if error.what == what) from None
         _log.warning(
             "%d of %d cut-outs cannot be used and are flagged NO_IMAGE; the first: %s",
             len(failed),

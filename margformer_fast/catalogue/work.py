@@ -89,7 +89,8 @@ def open_work(out: Path, settings: Mapping[str, Any], start: Mapping[str, Any]) 
                 "another process is working on it", where=out, mend="Wait for it, or choose another --out."
             ) from error
         file = folder / "work.json"
-        if file.exists():
+        # A command that ended before its first piece has nothing to lose: another one may begin.
+        if file.exists() and any(folder.glob("*.npz")):
             before = read_json(file)
             changed = sorted(key for key in settings if before["settings"].get(key) != settings[key])
             if changed:

@@ -204,6 +204,7 @@ def read_cutouts(
             f"there are {raw.shape[1]} planes",
             where=", ".join(objects[0]),
             expected=f"{len(bands)}, one for each band of {', '.join(bands)}",
+            mend="Name files of one band each by a pattern, such as 'cutouts/{id}-{band}.fits'.",
         )
     return Stamps((raw,), scaling)
 
