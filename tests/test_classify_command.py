@@ -187,7 +187,7 @@ def test_killed_and_begun_again(made: Made, tmp_path: Path) -> None:
 def test_two_at_one_output_refuse_each_other(tmp_path: Path) -> None:
     with (
         open_work(tmp_path / "out.csv", {"level": 0.9}, {"date": "x"}),
-        pytest.raises(OutputError, match="another process is working"),
+        pytest.raises(OutputError, match="another process is at work"),
         open_work(tmp_path / "out.csv", {"level": 0.9}, {"date": "x"}),
     ):
         pass
