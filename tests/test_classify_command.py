@@ -188,15 +188,15 @@ def test_killed_and_begun_again(made: Made, tmp_path: Path) -> None:
 def test_two_at_one_output_refuse_each_other(tmp_path: Path) -> None:
     with (
         open_work(tmp_path / "out.csv", {"level": 0.9}, {"date": "x"}),
-        pytest.raises(OutputError, match="another process is working"),
+        pytest.raises(OutputError, match="another process is at work"),
         open_work(tmp_path / "out.csv", {"level": 0.9}, {"date": "x"}),
     ):
         pass
 
 
 def test_finished_pieces_are_of_one_input(tmp_path: Path) -> None:
-    with open_work(tmp_path / "out.fits", {"input": 1}, {"date": "then"}):
-        pass  # ended before its first piece: nothing is in the way of another input
+    with pytest.raises(KeyError), open_work(tmp_path / "out.fits", {"input": 1}, {"date": "then"}):
+        raise KeyError  # failed before its first piece: nothing is in the way of another input
     with open_work(tmp_path / "out.fits", {"input": 2}, {"date": "now"}) as work:
         assert work.record == {"date": "now"}
         work.save(0, {"flag": np.zeros(3, np.int32)})
