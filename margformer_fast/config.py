@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
 from .errors import ConfigError
@@ -12,6 +12,17 @@ from .errors import ConfigError
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
         raise ConfigError(f"{name} is {value!r}", expected=expected)
+
+
+# What a setting may be in a file, by its annotation. True is no number.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "float": (float, int),
+    "float | None": (float, int, type(None)),
+    "float | tuple[float, ...]": (float, int, list, tuple),
+}
 
 
 class _Settings:
@@ -30,10 +41,25 @@ class _Settings:
         ConfigError
             If a key is not a setting of this class, or a value is out of range.
         """
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        for key in values:
+        known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(values, dict):
+            raise ConfigError(f"{cls.__name__} is {values!r:.60}", expected="settings by name")
+        for key, value in values.items():
             if key not in known:
-                raise ConfigError(f"{cls.__name__} has no setting {key!r}", expected=", ".join(sorted(known)))
+                raise ConfigError(
+                    f"{cls.__name__} has no setting {key!r:.60}", expected=", ".join(sorted(known))
+                )
+            kinds = _KINDS[str(known[key].type)]
+            if type(value) not in kinds:
+                expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+                raise ConfigError(f"{key} is {value!r:.60}", expected=expected)
+            if type(value) in (list, tuple):
+                for each in value:
+                    if type(each) not in (int, float):
+                        raise ConfigError(f"{key} holds {each!r:.60}", expected="numbers")
+        for name, f in known.items():
+            if f.default is MISSING and name not in values:
+                raise ConfigError(f"{cls.__name__} lacks {name!r}")
         return cls(**values)
 
 

@@ -13,12 +13,21 @@ raise                             when
 ================================  ==========================================================
 
 A message says what is wrong, where, what was expected and how to mend it, in that order. Command lines
-print it as one line and exit with :attr:`MargformerError.exit_code`.
+print it as one line and exit with :attr:`MargformerError.exit_code`. What it quotes from a file cannot break
+that line, nor reach the terminal as a control sequence: see :func:`one_line`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+
+
+def one_line(said: object) -> str:
+    """Return text on one line: white space is blanks, what else cannot be printed is a question mark."""
+    text = str(said)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text.strip())
 
 
 class MargformerError(Exception):
@@ -52,7 +61,7 @@ class MargformerError(Exception):
             message += f"; expected {expected}"
         if mend is not None:
             message += f". {mend}"
-        super().__init__(message)
+        super().__init__(one_line(message))
 
 
 class DataError(MargformerError, ValueError):

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, OutputError, OutputInUse
+
+MAX_JSON_BYTES = 1 << 26
+"""Largest JSON file read; what the package writes has a hundredth of it."""
 
 
 @contextmanager
@@ -293,12 +297,72 @@ def read_json(path: str | Path) -> Any:
     Raises
     ------
     DataError
-        If the file is missing or does not hold JSON.
+        If the file is missing, cannot be read, has more than `MAX_JSON_BYTES`, or does not hold JSON: see
+        :func:`parse_json`.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as handle:
+            size = os.fstat(handle.fileno()).st_size
+            text = handle.read(MAX_JSON_BYTES + 1)
     except FileNotFoundError as error:
         raise DataError("is missing", where=path) from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=path) from error
+    if len(text) > MAX_JSON_BYTES:
+        raise DataError(f"has {size:,} bytes", where=path, expected=f"at most {MAX_JSON_BYTES:,} of JSON")
+    try:
+        return parse_json(text)
+    except ValueError as error:
         raise DataError(f"does not hold JSON ({error})", where=path) from error
+
+
+def read_record(path: str | Path, *parts: str, mend: str) -> dict[str, Any]:
+    """Read a record that an earlier command left: JSON with an object under each name in `parts`.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or is something else.
+    """
+    record = read_json(path)
+    if isinstance(record, dict):
+        lacking = [name for name in parts if not isinstance(record.get(name), dict)]
+        if not lacking:
+            return record
+        what = f"has no {lacking[0]!r}"
+    else:
+        what = f"holds a {type(record).__name__}"
+    raise DataError(what, where=path, expected=f"an object with {', '.join(parts)}", mend=mend)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON says, strictly: no NaN or infinity, no half characters, nothing nested without end.
+
+    Raises
+    ------
+    ValueError
+        If it is no such JSON.
+    """
+    try:
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        # The one way for JSON to hold half of a character, which cannot be written anywhere.
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a character") from None
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text[:40]}, which is too large")
+    return value

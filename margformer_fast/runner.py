@@ -33,7 +33,7 @@ from .evaluation.report import ReportPaths, write_report
 from .evaluation.results import CalibrationSet, Outcome, RunHeader, TestSet
 from .evaluation.temperature import fit_temperature, logits_of
 from .experiments import PRESETS, Sets
-from .files import atomic_directory, atomic_file, read_json, write_json
+from .files import atomic_directory, atomic_file, read_record, write_json
 from .learning.balance import MagnitudeBalance
 from .learning.checkpoint import load_model, save_model
 from .learning.classify import predict, train_classifier
@@ -206,7 +206,7 @@ def open_directory(path: Path, settings: RunSettings, *, resume: bool, parts: in
                 {"version": __version__, "settings": asdict(settings), "parts": parts},
             )
         return parts
-    found = read_json(record)
+    found = read_record(record, "settings", mend="Choose another --out.")
     before = found["settings"]
     now = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
     changed = sorted(key for key in now if before.get(key) != now[key])
@@ -217,7 +217,11 @@ def open_directory(path: Path, settings: RunSettings, *, resume: bool, parts: in
             where=path,
             mend="Resume with the settings of the first start, or choose another --out.",
         )
-    first = int(found.get("parts", 1))
+    first = found.get("parts", 1)
+    if type(first) is not int or first < 1:
+        raise DataError(
+            f"parts is {first!r}", where=record, expected="1 or more", mend="Choose another --out."
+        )
     if parts not in (None, first):
         raise DataError(
             f"was started with batches cut into {first} parts, now {parts}",
@@ -253,7 +257,7 @@ def adopt(
     OutputError
         If a checkpoint cannot be copied.
     """
-    before = read_json(source / "run.json")["settings"]
+    before = read_record(source / "run.json", "settings", mend="Make that run again.")["settings"]
     ignored = {"experiment"} if settings.experiment == 3 and before.get("experiment") == 1 else set()
     if stages is not None:
         ignored |= {"without", "balance", "labels"}

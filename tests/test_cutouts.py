@@ -31,6 +31,7 @@ from margformer_fast.errors import (
     DataError,
     FitsFormatError,
     MargformerError,
+    one_line,
 )
 from margformer_fast.ops import read_cutouts as images
 from margformer_fast.ops.decode import Scaling
@@ -436,7 +437,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     }.items():
         path = str(tmp_path / name)
         for paths in ([path], [good, path]):
-            with pytest.raises(DataError, match=re.escape(f"{path}: {message}")):
+            with pytest.raises(DataError, match=re.escape(one_line(f"{path}: {message}"))):
                 read(paths)
     with pytest.raises(DataError, match=re.escape("/dev/zero: is no regular file")):
         read([good, "/dev/zero"])

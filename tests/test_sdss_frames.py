@@ -121,7 +121,9 @@ def test_decompression_is_bounded(tmp_path, monkeypatch):
     for packing, compress in ((".bz2", bz2.compress), (".gz", gzip.compress)):
         path = tmp_path / (frame_name("r") + packing)
         path.write_bytes(compress(bytes(50 << 20)))
-        with pytest.raises(FitsFormatError, match="more than a field can be; expected up to 1,048,576 bytes"):
+        with pytest.raises(
+            FitsFormatError, match="more than a field can have; expected up to 1,048,576 bytes"
+        ):
             read_frame(path)
 
 

@@ -17,6 +17,7 @@ from ..data.sdss.frames import Frame, read_frame
 from ..data.sdss.ingest import cut_stamps
 from ..data.sdss.psfield import read_psfield
 from ..data.survey import SDSS, SurveyProfile
+from ..data.tables import read_table
 from ..errors import DataError
 from .inputs import Columns, Source
 
@@ -86,12 +87,7 @@ def open_frames(folder: Path, positions: Path, profile: SurveyProfile, *, ebv: f
 
 
 def _positions(path: Path, ebv: float | None) -> dict[str, np.ndarray]:
-    from astropy.table import Table
-
-    try:
-        table = Table.read(path)
-    except Exception as error:
-        raise DataError(f"cannot be read as a table ({error})", where=path) from error
+    table = read_table(path)
     for name in ("ra", "dec"):
         if name not in table.colnames:
             raise DataError(f"has no column {name!r}", where=path, expected="ra and dec in degrees (ICRS)")

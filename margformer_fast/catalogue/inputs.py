@@ -14,6 +14,7 @@ import numpy as np
 from ..data.measurements import STAMP
 from ..data.store import is_store, read_store
 from ..data.survey import SurveyProfile
+from ..data.tables import FORMATS, read_table
 from ..errors import BackendUnavailable, DataError
 from .stamp_column import stamps_of
 
@@ -21,7 +22,6 @@ Columns = Mapping[str, Any]
 """Columns by name, as :meth:`margformer_fast.classifier.Classifier.classify` takes them."""
 
 _IDENTITY = ("objid", "ra", "dec")
-_ASTROPY = (".fits", ".fit", ".fits.gz", ".vot", ".xml", ".ecsv", ".csv")
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ def open_source(
         return _parquet(path, files, profile, size, chunk, names)
     if path.suffix == ".parquet":
         return _parquet(path, [path], profile, size, chunk, names)
-    if path.name.lower().endswith(_ASTROPY):
+    if path.name.lower().endswith(tuple(FORMATS)):
         return _table(path, profile, size, chunk, names)
     raise DataError(
         f"{path.name} is of no known kind",
         where=path,
-        expected=f"a survey store, a HATS catalogue, or a file {', '.join((*_ASTROPY, '.parquet'))}",
+        expected=f"a survey store, a HATS catalogue, or a file {', '.join((*FORMATS, '.parquet'))}",
     )
 
 
@@ -161,13 +161,7 @@ def _store(path: Path, profile: SurveyProfile, chunk: int) -> Source:
 
 
 def _table(path: Path, profile: SurveyProfile, size: int, chunk: int, names: dict[str, str]) -> Source:
-    from astropy.table import Table
-
-    try:
-        # FITS is mapped: its stamps are read where they lie.
-        table = Table.read(path, memmap=True) if ".fit" in path.name.lower() else Table.read(path)
-    except Exception as error:
-        raise DataError(f"cannot be read as a table ({error})", where=path) from error
+    table = read_table(path)
     wanted = _wanted(table.colnames, profile, names, path)
     parts = cut(len(table), chunk)
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..data.npy import read_npz
 from ..errors import DataError, OutputError
-from ..files import atomic_file, held, read_json, write_json
+from ..files import atomic_file, held, read_json, read_record, write_json
 from .outputs import Rows
 
 _WRITTEN = "written.json"
+
+_MAX_BYTES = 16 << 30
+"""Largest file of a finished piece; one of a million rows has a hundredth of it."""
 
 
 def _identity(path: Path) -> dict[str, int]:
@@ -36,13 +38,10 @@ class Work:
     def load(self, piece: int, length: int) -> Rows | None:
         """Return the results of a piece, or None if it is not finished, or its file is damaged."""
         try:
-            # Read whole: of a damaged file NumPy forgets to close the handle.
-            content = BytesIO(self._file(piece).read_bytes())
-            with np.load(content, allow_pickle=False) as stored:
-                rows = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            rows = read_npz(self._file(piece), _MAX_BYTES)
+        except DataError:
             return None
-        return rows if rows and all(len(value) == length for value in rows.values()) else None
+        return rows if rows and all(value.shape[:1] == (length,) for value in rows.values()) else None
 
     def save(self, piece: int, rows: Rows) -> None:
         """Keep the results of a piece, whole or not at all."""
@@ -126,7 +125,7 @@ def _record_of(
     file = work.folder / "work.json"
     changed: list[str] = []
     if file.exists():
-        before = read_json(file)
+        before = read_record(file, "settings", "start", mend="Remove its folder to begin anew.")
         changed = sorted(key for key in settings if before["settings"].get(key) != settings[key])
         if work.wrote(out):
             if not changed:

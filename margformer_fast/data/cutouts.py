@@ -19,16 +19,16 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 
 from ..errors import ConfigError, DataError, FitsFormatError
 from ..ops import read_cutouts as images
-from ..ops.fits_header import Header, parse_header
 from ..ops.stamps import Stamps
 from ..reference.fits_image import DTYPES
+from .fits import walk_hdus
 from .fits_stream import BLOCK_BYTES
 
 AnyPath = str | os.PathLike[str]
@@ -235,7 +235,7 @@ def _files_of_object(files: AnyPath | Sequence[AnyPath]) -> tuple[str, ...]:
 def _image_hdus(path: str, content: bytes) -> tuple[int, ...]:
     """Return the primary HDU if it holds an image, or else every image extension."""
     found: list[int] = []
-    for index, header in enumerate(_headers(path, content)):
+    for index, header in enumerate(walk_hdus(content, path)):
         if header.shape and header.get("XTENSION", "IMAGE") == "IMAGE":
             found.append(index)
             if index == 0:
@@ -243,20 +243,6 @@ def _image_hdus(path: str, content: bytes) -> tuple[int, ...]:
     if not found:
         raise FitsFormatError("holds no plain image", where=path)
     return tuple(found)
-
-
-def _headers(path: str, content: bytes) -> Iterator[Header]:
-    """Walk over the header of every HDU."""
-    offset = index = 0
-    while offset < len(content):
-        try:
-            header = parse_header(content, offset)
-        except FitsFormatError as error:
-            raise FitsFormatError(
-                error.what, where=f"{path}, HDU {index}, {error.where}", expected=error.expected
-            ) from error
-        yield header
-        offset, index = header.next_offset, index + 1
 
 
 def read_unpacked(path: str) -> bytes:
@@ -300,7 +286,7 @@ def _untile(path: str, content: bytes) -> bytes:
     """Unpack tile-compressed images into the places they have in the file."""
     from astropy.io import fits
 
-    headers = list(_headers(path, content))  # finds a file cut short, of which astropy only warns
+    headers = list(walk_hdus(content, path))  # finds a file cut short, of which astropy only warns
     starts = [0, *(header.next_offset for header in headers)]
     parts = [content[start:end] for start, end in itertools.pairwise(starts)]
     tiled = [index for index, header in enumerate(headers) if header.get("ZIMAGE") is True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,8 @@ def shard_name(index: int) -> str:
 def is_store(path: str | Path) -> bool:
     """Return whether `path` is a directory that says it is a survey store, sound or not."""
     try:
-        manifest = json.loads((Path(path) / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+        manifest = read_json(Path(path) / MANIFEST)
+    except DataError:
         return False
     return isinstance(manifest, dict) and manifest.get("schema") == SCHEMA
 
@@ -147,7 +148,7 @@ def read_manifest(path: str | Path) -> Manifest:
         )
     except KeyError as error:
         raise DataError(f"entry {error} is missing", where=path) from error
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"an entry is of the wrong kind ({error})", where=path) from error
     names = [entry.file for entry in manifest.files]
     # Names are not free: a store reaches no file outside its directory.
@@ -166,15 +167,28 @@ def read_manifest(path: str | Path) -> Manifest:
 
 def _of_type(value: Any, kind: type) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"{value!r} is no {kind.__name__}")
+        raise TypeError(f"{value!r:.60} is no {kind.__name__}")
     return value
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 62:
+        raise TypeError(f"{value!r:.60} is no number of things")
+    return value
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise TypeError(f"{value!r:.60} is not above 0")
+    return number
 
 
 def _stored_file(raw: Any) -> StoredFile:
     return StoredFile(
         file=_of_type(raw["file"], str),
-        count=_of_type(raw["count"], int),
-        bytes=_of_type(raw["bytes"], int),
+        count=_natural(raw["count"]),
+        bytes=_natural(raw["bytes"]),
         sha256=_of_type(raw["sha256"], str),
     )
 
@@ -184,12 +198,14 @@ def _profile(raw: Any) -> SurveyProfile:
         name=_of_type(raw["name"], str),
         bands=tuple(_of_type(band, str) for band in raw["bands"]),
         reference_band=_of_type(raw["reference_band"], str),
-        pixel_scale_arcsec=float(raw["pixel_scale_arcsec"]),
-        stamp_size=_of_type(raw["stamp_size"], int),
-        zero_point=float(raw["zero_point"]),
+        pixel_scale_arcsec=_positive(raw["pixel_scale_arcsec"]),
+        stamp_size=_natural(raw["stamp_size"]),
+        zero_point=_positive(raw["zero_point"]),
         flux_unit=_of_type(raw["flux_unit"], str),
-        extinction_ratios=tuple(float(ratio) for ratio in raw["extinction_ratios"]),
+        extinction_ratios=tuple(_positive(ratio) for ratio in raw["extinction_ratios"]),
     )
+    if len(profile.extinction_ratios) != len(profile.bands):
+        raise TypeError(f"{len(profile.extinction_ratios)} extinction ratios for {len(profile.bands)} bands")
     if profile.reference_band not in profile.bands:
         raise TypeError(f"reference band {profile.reference_band!r} is none of {''.join(profile.bands)}")
     return profile

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import ConfigError, DataError
 from ..ops.stamps import Stamps
+from .npy import map_npy
 from .pickles import holds_strings, load_string_array
 from .splits import Split, published_split
 from .survey import CLASSES, SDSS, TASKS, Survey
@@ -93,8 +94,8 @@ def read_margnet(path: str | Path, experiment: int, task: str, *, require_images
             expected=_DEPOSIT,
             mend="Fetch the missing files into this folder.",
         )
-    objid = _load(names["objlist"])
-    features = _load(names["dnnx"])
+    objid = map_npy(names["objlist"])
+    features = map_npy(names["dnnx"])
     label = _labels(names["y"], TASKS["sgq"] if experiment != 3 else TASKS[task])
     has_images = names["X"].is_file()
     if has_images:
@@ -213,23 +214,8 @@ def _folder(path: Path, suffix: str) -> Path:
     return found[0] if found else path
 
 
-def _load(path: Path) -> np.ndarray:
-    """Map an array of numbers; nothing is unpickled."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("it is an archive of several")
-    except Exception as error:  # NumPy's parser of headers lets through whatever its tokenizer raises
-        raise DataError(
-            f"is not a whole .npy file of numbers ({' '.join(str(error).split())})",
-            where=path,
-            mend="Fetch it again.",
-        ) from error
-    return array
-
-
 def _stamps(path: Path) -> Stamps:
-    images = _load(path)
+    images = map_npy(path)
     shape = (SDSS.stamp_size, SDSS.stamp_size, len(SDSS.bands))
     if images.shape[1:] != shape or images.dtype.newbyteorder("=") not in (np.float32, np.float64):
         raise DataError(
@@ -244,7 +230,7 @@ def _labels(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     """Return labels as int8 from strings, or from one-hot rows over `classes`."""
     if holds_strings(path):
         return _from_strings(load_string_array(path), path)
-    one_hot = _load(path)
+    one_hot = map_npy(path)
     if one_hot.ndim != 2 or one_hot.shape[1] != len(classes):
         raise DataError(
             f"classes have shape {one_hot.shape}",

@@ -7,11 +7,11 @@ small stack machine that knows only what an array of strings needs: nothing is i
 
 from __future__ import annotations
 
-import ast
 import os
 import pickletools
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import DataError
+from .npy import read_header
 
 MAX_BYTES = 1 << 28
 """Largest file read, and largest array made, in bytes: the published labels take half a megabyte."""
@@ -27,9 +28,6 @@ MAX_BYTES = 1 << 28
 
 _OBJECTS = "|O"
 _FIXED_WIDTH = re.compile(r"[<>]U[1-9]\d{0,8}")
-
-_MAX_HEADER = 10_000
-"""Longest .npy header in bytes, NumPy's own limit."""
 
 
 class _Refused(Exception):  # noqa: N818 - not an error of its own: `load_string_array` words it
@@ -94,8 +92,9 @@ def load_string_array(path: str | Path) -> np.ndarray:
         size = os.fstat(handle.fileno()).st_size
         if size > MAX_BYTES:
             raise DataError(f"has {size:,} bytes", where=path, expected=f"at most {MAX_BYTES:,} for labels")
-        shape, kind = _read_header(handle, path)
+        header = read_header(handle, path)
         payload = handle.read()
+    shape, kind = header.shape, header.descr
     if len(shape) != 1:
         raise DataError(f"holds an array of shape {str(shape)[:60]}", where=path, expected="one dimension")
     if _FIXED_WIDTH.fullmatch(kind):
@@ -103,7 +102,9 @@ def load_string_array(path: str | Path) -> np.ndarray:
     if kind != _OBJECTS:
         raise DataError(f"holds values of type {kind!r:.60}", where=path, expected="strings")
     try:
-        strings = _strings(payload, shape)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of escapes in what is refused anyway
+            strings = _strings(payload, shape)
     except _Refused as found:
         raise DataError(
             f"the pickle in it holds {found}",
@@ -129,7 +130,7 @@ def holds_strings(path: str | Path) -> bool:
     """
     path = Path(path)
     with _open(path) as handle:
-        kind = _read_header(handle, path)[1]
+        kind = read_header(handle, path).descr
     return kind == _OBJECTS or _FIXED_WIDTH.fullmatch(kind) is not None
 
 
@@ -138,30 +139,6 @@ def _open(path: Path) -> BinaryIO:
         return open(path, "rb")
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=path) from error
-
-
-def _read_header(handle: BinaryIO, path: Path) -> tuple[tuple[int, ...], str]:
-    """Return shape and type from a .npy header of format 1.0 or 2.0, without NumPy's reader.
-
-    Given a damaged header, that one falls back on a tokenizer for Python 2 and fails in ways of its own.
-    """
-    start = handle.read(8)
-    width = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4}.get(start, 0)
-    length = int.from_bytes(handle.read(width), "little")
-    try:
-        if not 0 < length <= _MAX_HEADER:
-            raise ValueError(f"it begins with {start!r}")
-        header = ast.literal_eval(handle.read(length).decode("ascii"))
-        shape, descr = header["shape"], header["descr"]
-        if not (isinstance(descr, str) and isinstance(shape, tuple) and all(type(n) is int for n in shape)):
-            raise ValueError(f"its shape is {shape!r:.60} and its type {descr!r:.60}")
-        return shape, descr
-    except (ValueError, SyntaxError, TypeError, LookupError, MemoryError, RecursionError) as error:
-        raise DataError(
-            f"is not a .npy file of one array ({' '.join(str(error).split())})",
-            where=path,
-            mend="Fetch it again.",
-        ) from error
 
 
 def _fixed_width(payload: bytes, count: int, dtype: np.dtype, path: Path) -> np.ndarray:

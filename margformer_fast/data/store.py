@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from .. import __version__
 from ..errors import ConfigError, DataError, FitsFormatError, OutputError
 from ..files import atomic_directory, sha256_file
 from ..ops.stamps import Stamps
-from .fits import map_image
+from .fits import check_hdus, map_image
 from .fits_stream import Card, Column, ImageStream, TableStream
 from .manifest import (
     CATALOG,
@@ -38,6 +39,7 @@ from .manifest import (
     read_manifest,
     shard_name,
 )
+from .npy import said
 from .survey import CLASSES, UNKNOWN, Survey, SurveyProfile
 
 __all__ = [
@@ -398,6 +400,17 @@ def _survey(path: Path, manifest: Manifest) -> Survey:
             where=path / CATALOG,
             expected="int64; a float cannot hold a 64-bit identifier",
         )
+    for name, values in columns.items():
+        # Rows of a variable length are objects, and those of several values have an axis more.
+        kinds, kind = ("biufUS", "number or text")
+        if name in required:
+            kinds, kind = ("US", "text") if name == "class" else ("fiu", "number")
+        if values.ndim != 1 or values.dtype.kind not in kinds:
+            raise DataError(
+                f"column {name!r:.60} is {values.dtype} of shape {values.shape}",
+                where=path / CATALOG,
+                expected=f"a {kind} a row",
+            )
     if len(columns["objid"]) != manifest.count:
         raise DataError(
             f"the table has {len(columns['objid'])} rows",
@@ -410,7 +423,7 @@ def _survey(path: Path, manifest: Manifest) -> Survey:
         ra=columns["ra"],
         dec=columns["dec"],
         label=_labels(columns["class"], path / CATALOG),
-        features=np.stack([columns[name] for name in features], axis=1),
+        features=np.stack([columns[name] for name in features], axis=1).astype(np.float64, copy=False),
         stamps=Stamps(parts),
         simulated=manifest.simulated,
         provenance=manifest.provenance,
@@ -437,13 +450,17 @@ def _map_shard(path: Path, count: int, profile: SurveyProfile) -> np.ndarray:
 def _read_catalog(path: Path) -> dict[str, np.ndarray]:
     """Return the columns of the table in native byte order."""
     from astropy.io import fits
+    from astropy.utils.exceptions import AstropyWarning
 
+    check_hdus(path)
     try:
-        with fits.open(path, memmap=True) as hdus:
-            table = hdus[1].data
-            return {name: _native(table[name]) for name in table.names}
-    except (OSError, AttributeError, IndexError, KeyError, TypeError, ValueError, fits.VerifyError) as error:
-        raise FitsFormatError(f"cannot be read as a FITS table ({error})", where=path) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)  # of oddities: damage was looked for
+            with fits.open(path, memmap=True) as hdus:
+                table = hdus[1].data
+                return {name: _native(table[name]) for name in table.names}
+    except Exception as error:  # a damaged table fails in many ways in astropy
+        raise FitsFormatError(f"cannot be read as a FITS table ({said(error)})", where=path) from error
 
 
 def _native(column: np.ndarray) -> np.ndarray:

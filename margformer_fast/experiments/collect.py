@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..data.tables import read_table
 from ..errors import DataError
 from ..evaluation.metrics import mean_and_spread
 from ..evaluation.published import published
 from ..evaluation.results import METHOD_NAMES, slug
-from ..files import read_json
+from ..files import read_record
 from ..protocol import ERRORS
 from .cells import COMPARED, Cell, by_name, comparisons, published_model
 
@@ -46,15 +47,23 @@ def collect(directory: Path) -> dict[str, Any]:
     DataError
         If there is no table in `directory`, or a file of it is damaged.
     """
-    record = read_json(directory / "cells.json")
+    record = read_record(directory / "cells.json", "settings", "cells", mend="Make the table again.")
     known = by_name()
     found, rows = {}, []
     for name in record["cells"]:
         if name not in known:
             raise DataError(f"there is no cell {name!r}", where=directory / "cells.json")
-        if (directory / name / "metrics.json").exists():
-            found[name] = read_json(directory / name / "metrics.json")
-            rows += _rows(known[name], found[name])
+        file = directory / name / "metrics.json"
+        if file.exists():
+            found[name] = read_record(file, "methods", mend="Make the cell again.")
+            try:
+                rows += _rows(known[name], found[name])
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
+                raise DataError(
+                    f"does not hold a result ({type(error).__name__}: {error})",
+                    where=file,
+                    mend="Make the cell again.",
+                ) from error
     rows.sort(key=lambda row: (row["experiment"], row["task"]))  # and as they come within
     failed = {name: error for name, error in record["cells"].items() if error and name not in found}
     return {
@@ -142,11 +151,9 @@ def _effects(directory: Path, base: Cell, found: Mapping[str, Any]) -> list[dict
 
 def _right(directory: Path, method: str, metrics: Mapping[str, Any]) -> dict[int, float]:
     """Return by objid, of the test objects that count, the share of the runs of a method that were right."""
-    from astropy.table import Table
-
     right: dict[int, list[bool]] = {}
     for file in sorted((directory / "predictions").glob(f"{slug(method)}-seed[0-9]*.fits")):
-        table = Table.read(file)
+        table = read_table(file)
         counts = np.ones(len(table), bool)
         if "seen" in table.colnames and "leaked_objects" not in metrics["deviations"]:
             counts = ~np.asarray(table["seen"])

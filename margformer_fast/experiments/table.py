@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import train
 from ..errors import DataError, MargformerError, OutputError
-from ..files import atomic_file, read_json, write_json
+from ..files import atomic_file, read_record, write_json
 from .cells import Cell, by_name
 from .collect import collect
 from .table_page import render
@@ -66,7 +66,7 @@ def open_table(directory: Path, cells: Sequence[Cell], settings: TableSettings, 
             raise OutputError(
                 "already exists", where=directory, mend="Continue it with --resume, or choose another --out."
             )
-        before = read_json(record)
+        before = read_record(record, "settings", "cells", mend="Choose another --out.")
         changed = sorted(k for k, v in asdict(settings).items() if before["settings"].get(k) != v)
         if changed:
             raise DataError(
@@ -121,7 +121,7 @@ def run_cells(directory: Path, cells: Sequence[Cell], settings: TableSettings) -
         if error:
             print(f"failed: {cell.name}: {error}", file=sys.stderr)
             failed.append(cell.name)
-        record = read_json(directory / "cells.json")
+        record = read_record(directory / "cells.json", "settings", "cells", mend="Choose another --out.")
         record["cells"][cell.name] = error
         write_json(directory / "cells.json", record)
     return failed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,17 @@ from torch import nn
 
 from .. import __version__
 from ..config import ModelConfig
-from ..data.survey import PROFILES, SurveyProfile
-from ..errors import DataError, OutputError
-from ..files import atomic_directory, atomic_file, read_json, write_json
+from ..data.survey import CLASSES, PROFILES, SurveyProfile
+from ..errors import ConfigError, DataError, OutputError
+from ..files import atomic_directory, atomic_file, parse_json, read_json, write_json
 from ..nn.inputs import ScaledEncoder
 
 CALIBRATION = "calibration.json"
 """File of a model directory with its calibration; :mod:`margformer_fast.evaluation.calibration` reads it."""
+
+
+_DIGEST = "sha256"
+"""Entry of a file's metadata: :func:`_digest` of what is in it. Files from before have none."""
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
@@ -33,9 +39,10 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, 
         If the file cannot be written.
     """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(about, allow_nan=False)
     with atomic_file(path) as temporary:
         try:
-            save_file(ready, temporary, metadata={"about": json.dumps(about, allow_nan=False)})
+            save_file(ready, temporary, metadata={"about": text, _DIGEST: _digest(ready, text)})
         except SafetensorError as error:  # wraps the operating system's error into words of its own
             raise OutputError(
                 f"cannot be written: {str(error).removeprefix('Error while serializing: ')}",
@@ -50,18 +57,37 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     Raises
     ------
     DataError
-        If the file is missing, damaged, or not ours.
+        If the file is missing, damaged in any bit, or not ours.
     """
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["about"])
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = parse_json(metadata["about"])
+        if not isinstance(about, dict) or not {"about"} <= set(metadata) <= {"about", _DIGEST}:
+            raise ValueError(f"its metadata are {', '.join(sorted(metadata))[:80]}")
+        if metadata.get(_DIGEST) not in (None, _digest(tensors, metadata["about"])):
+            raise ValueError("its content is not what was written: the checksum differs")
     except FileNotFoundError as error:
         raise DataError("is missing", where=path) from error
-    except (SafetensorError, KeyError, ValueError) as error:
+    # torch refuses sizes and types in its own ways.
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
         raise DataError(
             f"is not a whole checkpoint ({error})", where=path, mend="Delete it to start afresh."
         ) from error
+    return tensors, about
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], about: str) -> str:
+    """Return the SHA-256 of names, types, shapes, bytes and description."""
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}\n{tensor.dtype}{tuple(tensor.shape)}\n".encode())
+        # One axis of at least one entry, whose bytes can then be seen whatever the type.
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -72,12 +98,28 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     }
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what :func:`pack_optimizer` returned."""
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], where: Path) -> None:
+    """Put back what :func:`pack_optimizer` returned.
+
+    Raises
+    ------
+    DataError
+        If it is not the state of this optimizer: torch would find out at the next step, or never.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
-        k, name = key.split(".", 1)
-        state.setdefault(int(k), {})[name] = value
+        number, _, name = key.partition(".")
+        known = number.isdecimal() and number.isascii() and int(number) < len(parameters)
+        if not known or value.shape not in ((), parameters[int(number)].shape):
+            raise DataError(
+                f"its optimizer state {key!r:.60} fits no parameter",
+                where=where,
+                mend="Delete it to start afresh.",
+            )
+        state.setdefault(int(number), {})[name] = value
+    if len({frozenset(names) for names in state.values()}) > 1:
+        raise DataError("its optimizer state is not whole", where=where, mend="Delete it to start afresh.")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -204,24 +246,60 @@ def load_model_directory(path: Path) -> SavedModel:
     for key in ("model", "classes", "survey", "bands", "features"):
         if key not in config:
             raise DataError(f"has no {key!r}", where=where, mend="Save the model again.")
-    profile = PROFILES.get(config["survey"])
+    survey, classes = config["survey"], config["classes"]
+    profile = PROFILES.get(survey) if isinstance(survey, str) else None
     if profile is None:
-        raise DataError(f"survey is {config['survey']!r}", where=where, expected=" | ".join(PROFILES))
-    for key, known in (("bands", profile.bands), ("features", profile.feature_names)):
-        if tuple(config[key]) != known:
-            raise DataError(f"{key} are {config[key]}", where=where, expected=", ".join(known))
-    model = ScaledEncoder(ModelConfig.from_dict(config["model"]), len(config["classes"]))
+        raise DataError(f"survey is {survey!r:.60}", where=where, expected=" | ".join(PROFILES))
+    for key, names in (("bands", profile.bands), ("features", profile.feature_names)):
+        if config[key] != list(names):
+            raise DataError(f"{key} are {config[key]!r:.300}", where=where, expected=", ".join(names))
+    if not isinstance(classes, list) or len(classes) < 2 or not _distinct(classes, CLASSES):
+        raise DataError(
+            f"classes are {classes!r:.60}", where=where, expected=f"two or more of {', '.join(CLASSES)}"
+        )
+    try:
+        form = ModelConfig.from_dict(config["model"])
+    except ConfigError as error:
+        raise DataError(error.what, where=where, expected=error.expected) from error
+    for name, takes, known in (
+        ("num_bands", form.num_bands, len(profile.bands)),
+        ("num_features", form.num_features, profile.num_features),
+    ):
+        if takes != known:
+            raise DataError(f"{name} is {takes}", where=where, expected=f"{known}, as the survey has")
     tensors, _ = load_tensors(path / "model.safetensors")
+    _check_size(form, tensors, where)
+    model = ScaledEncoder(form, len(classes))
     load_weights(model, tensors, path / "model.safetensors")
     return SavedModel(
         model.eval(),
-        tuple(config["classes"]),
+        tuple(classes),
         profile,
         bool(config.get("trained_on_simulated_data", False)),
         bool(config.get("classifies", True)),
         _feature_range(config.get("feature_range"), profile, where),
         read_json(path / CALIBRATION) if (path / CALIBRATION).exists() else None,
     )
+
+
+def _distinct(names: list[Any], known: Sequence[str]) -> bool:
+    return all(names.count(name) == 1 and name in known for name in names)
+
+
+def _check_size(form: ModelConfig, tensors: Mapping[str, torch.Tensor], where: Path) -> None:
+    """Refuse a model that its weights cannot fill, before it is made: its size is the author's word."""
+    there = sum(tensor.numel() for tensor in tensors.values())
+    # A part of what every form has: embeddings of patches and places; two square and two wide products and
+    # two projections of places in a layer.
+    layer = 2 * form.dim * (form.dim + form.hidden) + 2 * form.slots * form.num_patches
+    least = form.dim * (form.patch_values + form.num_patches) + form.depth * layer
+    if least > there:
+        raise DataError(
+            f"describes a model of {least:,} weights or more",
+            where=where,
+            expected=f"at most {there:,}, which model.safetensors holds",
+            mend="Save the model again.",
+        )
 
 
 def _feature_range(values: Any, profile: SurveyProfile, where: Path) -> np.ndarray | None:

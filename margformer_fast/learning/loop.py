@@ -25,6 +25,7 @@ from .checkpoint import load_tensors, load_weights, pack_optimizer, save_tensors
 from .distributed import World, current
 
 _SAVE_SECONDS = 5.0
+_AFRESH = "Delete it to start afresh."
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,13 @@ def _rate(config: FitConfig, progress: float) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
+def _is_history(value: Any) -> bool:
+    """Return whether a checkpoint's history has an entry an epoch, with what is looked at later."""
+    return isinstance(value, list) and all(
+        isinstance(entry, dict) and type(entry.get("val_loss")) in (int, float) for entry in value
+    )
+
+
 class _State:
     """Everything that a checkpoint holds beside the model."""
 
@@ -128,13 +136,18 @@ class _State:
         groups: dict[str, dict[str, torch.Tensor]] = {"best": {}, "model": {}, "optimizer": {}}
         for name, value in tensors.items():
             group, _, rest = name.partition("/")
+            if group not in groups:
+                raise DataError(f"holds {name!r:.60}", where=where, expected=" | ".join(groups), mend=_AFRESH)
             groups[group][rest] = value
-        self.history, self.done, self.best = about["history"], about["done"], groups["best"]
+        history: Any = about.get("history")
+        if type(about.get("done")) is not bool or not _is_history(history):
+            raise DataError("does not hold the state of a stage", where=where, mend=_AFRESH)
+        self.history, self.done, self.best = history, about["done"], groups["best"]
         if self.done:
             self.last = groups["model"]
         else:
             load_weights(self.stage.model, groups["model"], where)
-            unpack_optimizer(self.optimizer, groups["optimizer"])
+            unpack_optimizer(self.optimizer, groups["optimizer"], where)
 
     def save(self, path: Path, key: dict[str, Any]) -> None:
         tensors, about = self.pack()
@@ -142,8 +155,11 @@ class _State:
 
     def load(self, path: Path, key: dict[str, Any]) -> None:
         tensors, about = load_tensors(path)
-        if about["key"] != key:
-            changed = sorted(k for k in key | about["key"] if key.get(k) != about["key"].get(k))
+        before = about.get("key")
+        if not isinstance(before, dict):
+            raise DataError("does not say of which stage it is", where=path, mend=_AFRESH)
+        if before != key:
+            changed = sorted(k for k in key | before if key.get(k) != before.get(k))
             raise DataError(
                 f"was written with other settings ({', '.join(changed)})",
                 where=path,

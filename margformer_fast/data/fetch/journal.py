@@ -31,10 +31,14 @@ import numpy as np
 
 from ...errors import ConfigError, DataError, FetchError, OutputError
 from ...files import atomic_file, held, read_json, sha256_file, write_json
+from ..npy import read_npz
 from .archive import FieldId
 from .targets import Targets
 
 _REQUEST, _TARGETS, _JOURNAL, _FINISHED = "request.json", "targets.npz", "journal.jsonl", "finished"
+
+_MAX_BYTES = 8 << 30
+"""Largest file of arrays: the wanted objects of a longest list, or the stamps of a field."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,7 @@ class Journal:
         for line in text.splitlines():
             try:
                 entry = Entry(**json.loads(line))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 continue
             if isinstance(entry.field, str) and isinstance(entry.kept, int):
                 entries[entry.field] = entry
@@ -275,7 +279,6 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         If it cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except Exception as error:  # a damaged archive fails in many ways in zipfile and NumPy
-        raise DataError(f"cannot be read ({error})", where=path, mend="Remove it.") from error
+        return read_npz(path, _MAX_BYTES)
+    except DataError as error:
+        raise DataError(error.what, where=error.where, expected=error.expected, mend="Remove it.") from error

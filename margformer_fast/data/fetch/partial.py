@@ -55,7 +55,7 @@ class Part:
             about = json.loads(self._about.read_text(encoding="utf-8"))
             same = about["url"] == self._url
             version, total = about["version"], about["total"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             same, version, total = False, "", None
         if not (
             same and isinstance(version, str) and (version or self._checked) and isinstance(total, int | None)

@@ -398,7 +398,8 @@ def _assemble(
                 progress.update(1, kept=report.kept)
         text, counts = _account(request, report, targets)
         if not report.kept:
-            raise DataError(f"no object was kept, so no store is written\n{text}", where=out)
+            print(text)
+            raise DataError("no object was kept, so no store is written", where=out)
         writer.provenance["fetch"] = {"request": request.to_dict(), **_origin(request), **counts}
         if not (request.kind == "fields" or request.classes == "photometric"):
             writer.provenance["class"] = _class_source(targets)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import ConfigError, DataError
+from ..npy import map_npy
 from ..pickles import holds_strings, load_string_array
 from ..sdss import objid as objids
 from ..survey import CLASSES, UNKNOWN
@@ -236,7 +237,7 @@ def _labels(names: Sequence[str], path: Path) -> np.ndarray:
 
 
 def _from_one_hot(path: Path) -> np.ndarray:
-    rows = _load(path)
+    rows = map_npy(path)
     good = rows.ndim == 2 and rows.shape[1] == len(CLASSES) and rows.dtype.kind in "iufb"
     if not good or not (((rows == 0) | (rows == 1)).all() and (rows.sum(axis=1) == 1).all()):
         raise DataError(
@@ -247,17 +248,8 @@ def _from_one_hot(path: Path) -> np.ndarray:
     return np.asarray(rows.argmax(axis=1), np.int8)
 
 
-def _load(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DataError("is missing", where=path) from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"cannot be read as an array ({error})", where=path) from error
-
-
 def _load_integers(path: Path) -> np.ndarray:
-    values = _load(path)
+    values = map_npy(path)
     if values.ndim != 1 or values.dtype.kind not in "iu":
         raise DataError(
             f"holds {values.dtype} of shape {values.shape}", where=path, expected="integers of shape (N,)"
@@ -296,7 +288,8 @@ def _read_table(path: Path, needed: Sequence[str]) -> tuple[list[str], list[tupl
         if path.stat().st_size > _MAX_BYTES:
             raise DataError("is too large for a list", where=path, expected=f"up to {_MAX_BYTES:,} bytes")
         with open(path, encoding="utf-8-sig", newline="") as file:
-            for number, line in enumerate(file, 1):
+            # A line at a time, and of one without end no more than is needed to refuse it.
+            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), ""), 1):
                 if len(line) > _MAX_LINE or len(rows) > MAX_ROWS:
                     raise DataError("is no list of objects", where=f"{path}, line {number}")
                 text = line.strip()

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...errors import DataError, FitsFormatError
-from ...ops.fits_header import parse_header
+from ...errors import one_line as on_one_line
+from ..fits import walk_hdus
 
 MAX_BYTES = 1 << 30
 """Largest decompressed file: a frame has 13 MB, a catalogue a few; more is no SDSS field."""
@@ -156,14 +157,14 @@ def read_bytes(path: Path) -> bytes:
                     mend="Fetch it again.",
                 ) from error
         else:
-            content = raw.read()
+            content = _read_bounded(raw, path)
     if not content:
         raise FitsFormatError("the file is empty", where=path, mend="Fetch it again.")
     return content
 
 
 def _read_bounded(stream: BinaryIO, path: Path) -> bytes:
-    """Read a decompressor to its end, which no file can put further than `MAX_BYTES`."""
+    """Read a file or a decompressor to its end, which none can put further than `MAX_BYTES`."""
     blocks: list[bytes] = []
     size = 0
     while block := stream.read(1 << 22):
@@ -171,7 +172,7 @@ def _read_bounded(stream: BinaryIO, path: Path) -> bytes:
         size += len(block)
         if size > MAX_BYTES:
             raise FitsFormatError(
-                "decompresses to more than a field can be", where=path, expected=f"up to {MAX_BYTES:,} bytes"
+                "holds more than a field can have", where=path, expected=f"up to {MAX_BYTES:,} bytes"
             )
     return b"".join(blocks)
 
@@ -186,22 +187,15 @@ def find_hdu(content: bytes, key: str, value: object, path: Path) -> int:
     FitsFormatError
         If there is none, or any HDU is damaged or promises more than the file holds.
     """
-    found, offset, index = None, 0, 0
-    while offset < len(content):
-        try:
-            header = parse_header(content, offset)
-        except FitsFormatError as error:
-            where = f"{path}, HDU {index}" + (f", {error.where}" if error.where else "")
-            mend = error.mend or "Fetch it again."
-            raise FitsFormatError(error.what, where=where, expected=error.expected, mend=mend) from error
+    found, index = None, -1
+    for index, header in enumerate(walk_hdus(content, path)):
         if found is None and header.get(key) == value:
             found = index
-        offset, index = header.next_offset, index + 1
     if found is None:
-        raise FitsFormatError(f"none of its HDUs ({index}) has {key} = {value!r}", where=path)
+        raise FitsFormatError(f"none of its HDUs ({index + 1}) has {key} = {value!r}", where=path)
     return found
 
 
 def one_line(error: Exception) -> str:
     """Return what an error of another package says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(on_one_line(error).split()) or type(error).__name__

@@ -9,6 +9,7 @@ larger by 0.5: they count from the corner of the first pixel.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ import numpy as np
 from ...errors import DataError, FitsFormatError
 from ..fits import FitsImage, image_from_bytes, map_image
 from ..survey import SDSS
-from .files import FRAME_NAME, find_hdu, one_line, read_bytes
+from .files import FRAME_NAME, MAX_BYTES, find_hdu, one_line, read_bytes
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -129,6 +130,9 @@ def _tiles(path: Path) -> tuple[np.ndarray, Header, str]:
     where = f"{path}, HDU {index}"
     try:
         with fits.open(path, memmap=False) as hdus:
+            size = math.prod(hdus[index].shape) * abs(hdus[index].header["BITPIX"]) // 8
+            if size > MAX_BYTES:
+                raise ValueError(f"it unpacks to {size:,} bytes, more than {MAX_BYTES:,}")
             header = hdus[index].header.copy()
             pixels = None if find_spec("fitsio") else hdus[index].data
         if pixels is None:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError, DataError, FitsFormatError
 from ..photometry import GaussianPsf, asinh_magnitude, measure
 from ..photometry.stars import psf_of_stars
 from ..survey import CLASSES, SDSS
 from .catalogue import FLAGS, read_catalogue
-from .files import FieldFiles, read_bytes
+from .files import FieldFiles, find_hdu, one_line, read_bytes
 from .frames import Frame, read_frame
 from .ingest import cut_stamps
 from .psfield import read_psfield
@@ -188,7 +188,7 @@ def check_photometry(files: FieldFiles, *, sky: str = "catalogue") -> Photometry
     if sky == "catalogue":
         area = SDSS.pixel_scale_arcsec**2
         own = np.stack(
-            [_frame_sky(contents[f.path], x[:, k], y[:, k]) for k, f in enumerate(frames)], axis=-1
+            [_frame_sky(contents[f.path], f.path, x[:, k], y[:, k]) for k, f in enumerate(frames)], axis=-1
         )
         stamps = stamps - (table["SKYFLUX"] * area - own)[:, :, None, None]
 
@@ -301,7 +301,7 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
         return {name: np.asarray(table[name], np.float64) for name in names}
 
 
-def _frame_sky(content: bytes, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _frame_sky(content: bytes, path: Path, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the sky that was subtracted from a frame at positions on it, nanomaggies per pixel.
 
     HDU 1 of a frame holds nanomaggies per count by column, HDU 2 the sky in counts on a coarse grid and the
@@ -309,10 +309,18 @@ def _frame_sky(content: bytes, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
     from astropy.io import fits
 
-    with fits.open(BytesIO(content), memmap=False) as hdus:
-        unit = np.asarray(hdus[1].data, np.float64)
-        table = hdus[2].data[0]
-        grid, at_x, at_y = (np.asarray(table[name], np.float64) for name in ("ALLSKY", "XINTERP", "YINTERP"))
+    find_hdu(content, "SIMPLE", True, path)  # for the walk
+    try:
+        with fits.open(BytesIO(content), memmap=False) as hdus:
+            unit = np.asarray(hdus[1].data, np.float64)
+            row = hdus[2].data[0]
+            grid, at_x, at_y = (
+                np.asarray(row[name], np.float64) for name in ("ALLSKY", "XINTERP", "YINTERP")
+            )
+    except Exception as error:  # a damaged table fails in many ways in astropy
+        raise FitsFormatError(
+            f"the sky of the frame cannot be read ({one_line(error)})", where=path
+        ) from error
     columns, rows = np.arange(len(unit)), np.arange(at_y.size)
     u = np.clip(np.interp(x, columns, at_x.ravel()), 0, grid.shape[1] - 1.001)
     v = np.clip(np.interp(y, rows, at_y.ravel()), 0, grid.shape[0] - 1.001)

@@ -29,7 +29,7 @@ from ..photometry.psf import (
 )
 from ..survey import SDSS
 from .check import aperture_flux
-from .files import one_line, read_bytes
+from .files import find_hdu, one_line, read_bytes
 
 RING_RADII = np.sqrt(np.array([1, 9, 21, 61, 177, 421, 1085]) / np.pi)
 """Pixels: where the rings of the survey's profiles end."""
@@ -211,6 +211,7 @@ def read_psfield(path: str | Path) -> PsField:
 
     path = Path(path)
     content = read_bytes(path)
+    find_hdu(content, "SIMPLE", True, path)  # for the walk
     try:
         with fits.open(BytesIO(content), memmap=False) as hdus:
             images, coefficients = [], []
