@@ -11,6 +11,7 @@ import math
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -302,15 +303,19 @@ def read_json(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise DataError("is no regular file", where=path)
+        if about.st_size > MAX_JSON_BYTES:
+            raise DataError(
+                f"has {about.st_size:,} bytes", where=path, expected=f"at most {MAX_JSON_BYTES:,} of JSON"
+            )
         with open(path, "rb") as handle:
-            size = os.fstat(handle.fileno()).st_size
-            text = handle.read(MAX_JSON_BYTES + 1)
+            text = handle.read(about.st_size)
     except FileNotFoundError as error:
         raise DataError("is missing", where=path) from error
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=path) from error
-    if len(text) > MAX_JSON_BYTES:
-        raise DataError(f"has {size:,} bytes", where=path, expected=f"at most {MAX_JSON_BYTES:,} of JSON")
     try:
         return parse_json(text)
     except ValueError as error:
