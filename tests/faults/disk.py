@@ -1,4 +1,4 @@
-"""Let the disk be full at the n-th write of a command, for every n: one line, the old output whole, no leavings.
+"""Let the disk be full at the n-th write of a command, for every n: one line, nothing lost, no leavings.
 
     python tests/faults/disk.py                          # every write of every command: an hour
     python tests/faults/disk.py --most 20                # twenty of each, drawn at random
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 NAMES = ("simulate", "ingest", "train", "classify")
 KINDS = {"full": (errno.ENOSPC, 0), "fails once": (errno.EIO, 1)}
+KEPT = ".classes.fits.classify"
 SHIM = "FULL_DISK_SHIM"
 
 
@@ -128,9 +129,8 @@ class Disk:
                 self.found("not one line", f"{where}: {ended.code} {ended.text}")
             if replaces and not (out.exists() and command.content(out) in (old, expected)):
                 self.found("old output not whole", where)
-            left = [
-                each for each in leavings(place, command.out) if not each.startswith(".classes.fits.classify")
-            ]
+            # What `classify` has finished is kept, and is gone once the same command is done.
+            left = [each for each in leavings(place, command.out) if not each.startswith(KEPT)]
             if left:
                 self.found("leavings", f"{left}, {where}")
         if not out.exists() or command.old is None or replaces:
