@@ -45,7 +45,11 @@ with tempfile.TemporaryDirectory() as name:
 
 def python(*arguments: object, seed: int) -> str:
     """Run Python on the scripts of the search, and return what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{FAULTS}:{FAULTS.parents[1]}"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{FAULTS}:{FAULTS.parent}:{FAULTS.parents[1]}",
+    }
     done = subprocess.run(
         [sys.executable, *map(str, arguments), str(seed)],
         capture_output=True,

@@ -4,8 +4,8 @@
     python tests/faults/disk.py --most 20                # twenty of each, drawn at random
 
 A library that is loaded before all others counts the calls that write below a folder: write, fsync, mkdir,
-rename, the opening of new files. From the n-th on they fail with "No space left on device"; or the n-th alone
-does, with "Input/output error". Needs a C compiler. Afterwards the same command, undisturbed, must make what
+rename, the opening of new files. From the n-th on they fail with "No space left on device", or "Read-only file
+system"; or the n-th alone does, with "Input/output error". Needs a C compiler. Afterwards the same command, undisturbed, must make what
 it makes in peace.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 NAMES = ("simulate", "ingest", "train", "classify")
-KINDS = {"full": (errno.ENOSPC, 0), "fails once": (errno.EIO, 1)}
+KINDS = {"full": (errno.ENOSPC, 0), "read-only": (errno.EROFS, 0), "fails once": (errno.EIO, 1)}
 KEPT = ".classes.fits.classify"
 SHIM = "FULL_DISK_SHIM"
 
@@ -107,7 +107,8 @@ class Disk:
         return len(every)
 
     def fail_at(self, kind: str, number: int, expected: dict[str, object]) -> None:
-        from killing import differences, leavings
+        from killing import leavings
+        from same_output import differences
 
         command, place = self.command, self.folder / "place"
         place.mkdir()
