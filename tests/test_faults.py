@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 FAULTS = Path(__file__).parent / "faults"
 
@@ -42,7 +45,11 @@ with tempfile.TemporaryDirectory() as name:
 
 def python(*arguments: object, seed: int) -> str:
     """Run Python on the scripts of the search, and return what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{FAULTS}:{FAULTS.parents[1]}"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{FAULTS}:{FAULTS.parent}:{FAULTS.parents[1]}",
+    }
     done = subprocess.run(
         [sys.executable, *map(str, arguments), str(seed)],
         capture_output=True,
@@ -60,6 +67,13 @@ def test_a_few_kills_lose_nothing(rng):
     printed = python(*arguments, seed=int(rng.integers(1 << 31)))
     last = printed.splitlines()[-1]
     assert last.startswith("6 kills over 3 commands: {'lost rows': 0, ")
+
+
+@pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler here")
+def test_a_disk_that_is_full_at_some_write(rng):
+    arguments = (FAULTS / "disk.py", "--most", 4, "--commands", "ingest", "classify", "--seed")
+    printed = python(*arguments, seed=int(rng.integers(1 << 31)))
+    assert printed.splitlines()[-1] == "8 faults of the disk in 2 commands: nothing wrong"
 
 
 def test_what_is_lost_or_doubled_would_be_seen(rng):

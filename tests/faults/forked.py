@@ -7,7 +7,6 @@ ended: what happens to a bare interpreter before and after is not this package's
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 import time
@@ -131,13 +130,3 @@ def run_and_signal(main: Main, arguments: Sequence[str], log: Path, number: int,
     else:
         os.kill(child, number)
     return finish(child, log, begun)
-
-
-def no_file_beyond(size: int) -> Callable[[], object]:
-    """Return what makes every write beyond so many bytes of a file fail, as on a full disk."""
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return limit

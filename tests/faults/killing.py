@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from forked import Ended, Main, run, run_and_signal
+from same_output import differences
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,6 @@ class Command:
         """Put the older output where the new one is to be."""
         assert self.old is not None
         shutil.copytree(self.old, out) if self.old.is_dir() else shutil.copyfile(self.old, out)
-
-
-def differences(found: dict[str, object], expected: dict[str, object]) -> list[str]:
-    """Return the names under which two outputs differ."""
-    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
 
 
 def leavings(folder: Path, out: str) -> list[str]:
