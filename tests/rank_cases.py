@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -159,6 +160,16 @@ def decisions(device: torch.device, folder: Path) -> dict[str, Any]:
         run_stage(bad, seed=1, directory=folder, label="test")
     except DataError as error:
         found["error"] = str(error)
+
+    def stumbles(rows: np.ndarray, epoch: int) -> torch.Tensor:
+        bad = epoch == 2 and 0 in rows and world.rank == world.size - 1
+        return stage.loss(rows, epoch) * (torch.nan if bad else 1.0)
+
+    once = Stage("once", 8, stage.model, 21, replace(stage.config, max_epochs=3), stumbles, stage.validate,
+                 together=True)  # fmt: skip
+    history = run_stage(once, seed=1, directory=folder, label="test")
+    found["skipped"] = [epoch.get("skipped_steps") for epoch in history]
+    found["weights"] = nn.utils.parameters_to_vector(stage.model.parameters()).detach().cpu()
     found["written"] = sorted(path.name for path in folder.iterdir())
     return found
 

@@ -97,8 +97,10 @@ def check_ranks(size: int, folder: Path, seed: int, device: str) -> None:
     for number, rank in enumerate(ranks):
         found = rank["decisions"]
         assert found["val_loss"] == [3.0, 2.0, 2.5, 2.5], "the first rank says when to stop"
-        assert "loss is inf in epoch 1, step 1" in found["error"]
-        by_first = ["labels.safetensors", "odd.safetensors", "probe.safetensors"]
+        assert "gradient is inf in epoch 1, step 2: 2 of 4 steps were left out" in found["error"]
+        assert found["skipped"] == [None, 1, None], "what one rank cannot do, none does"
+        assert torch.equal(found["weights"], ranks[0]["decisions"]["weights"])
+        by_first = ["labels.safetensors", "odd.safetensors", "once.safetensors", "probe.safetensors"]
         assert found["written"] == ([] if number else by_first)
 
 

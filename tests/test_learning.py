@@ -186,7 +186,7 @@ def test_early_stopping(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
     stage = tiny_stage()
     bad = replace(stage, loss=lambda rows, epoch: stage.loss(rows, epoch) * torch.inf)
-    with pytest.raises(DataError, match="loss is inf in epoch 1, step 1"):
+    with pytest.raises(DataError, match="gradient is inf in epoch 1, step 2: 2 of 7 steps were left out"):
         run_stage(bad, seed=0, directory=tmp_path, label="test")
     assert not list(tmp_path.iterdir())
 

@@ -168,6 +168,19 @@ def cautions(header: RunHeader, test: TestSet, methods: Sequence[MethodSummary])
             for name, objects, calls in zip(header.classes, support, called, strict=True)
             if objects and not calls
         ]
+    for method in methods:
+        skipped = sum(
+            int(row.get("skipped_steps") or 0)
+            for run in method.runs
+            for rows in run.history.values()
+            for row in rows
+        )
+        if skipped:
+            steps = "step was" if skipped == 1 else "steps were"
+            found.append(
+                f"{method.name}: {skipped} training {steps} left out: "
+                "the loss or its gradient was not finite."
+            )
     if len(test) < FEW_TEST_OBJECTS:
         low, high = methods[0].accuracy_interval(len(test))
         found.append(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -193,6 +194,7 @@ class World:
         """Return the sum of the ranks' losses, and leave the sums of their gradients in ``parameter.grad``.
 
         A parameter without a gradient on any rank is left without one, as the optimizer passes over it then.
+        If the loss or a gradient of any rank is not finite, neither is what all of them get.
 
         Parameters
         ----------
@@ -201,7 +203,7 @@ class World:
         parameters : sequence of nn.Parameter
             All of one dtype, the same on every rank.
         """
-        value = 0.0 if loss is None else loss.item()
+        value = 0.0 if loss is None else _value(loss, [p.grad for p in parameters if p.grad is not None])
         if self.size == 1:
             return value
         value, *holders = self._sums([value, *(float(p.grad is not None) for p in parameters)])
@@ -259,6 +261,13 @@ class World:
         with _lost_ranks_named():
             dist.all_reduce(total)
         return total.tolist()
+
+
+def _value(loss: torch.Tensor, gradients: Sequence[torch.Tensor]) -> float:
+    """Return the loss, or NaN if a gradient is not finite, in one transfer, as the loss alone would take."""
+    norm = nn.utils.get_total_norm(gradients) if gradients else torch.zeros_like(loss)
+    value, size = torch.stack([each.detach().double().reshape(()) for each in (loss, norm)]).tolist()
+    return value if math.isfinite(size) or not math.isfinite(value) else math.nan
 
 
 _current = World()

@@ -6,6 +6,7 @@ checkpoint and shows progress.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -24,7 +25,15 @@ from ..reference.random import derive_seed
 from .checkpoint import load_tensors, load_weights, pack_optimizer, save_tensors, unpack_optimizer
 from .distributed import World, current
 
+_log = logging.getLogger(__name__)
+
 _SAVE_SECONDS = 5.0
+
+# A step whose loss or gradient is not finite is left out. One extreme object makes one such step an epoch, so
+# a few are no reason to lose a night's run; what goes on for five in a row, or concerns more than a tenth of
+# the steps, has its cause in the weights or in all of the data, and would be trained around in silence.
+_MOST_IN_A_ROW = 5
+_MOST_SKIPPED = 0.1
 _AFRESH = "Delete it to start afresh."
 
 
@@ -195,12 +204,14 @@ def run_stage(stage: Stage, *, seed: int, directory: Path, label: str) -> list[d
     -------
     list of dict
         One entry an epoch: ``epoch``, ``train_loss``, what `validate` returned, ``seconds`` and ``rate``
-        (objects a second).
+        (objects a second); and ``skipped_steps`` where there were any. A step whose loss or gradient is not
+        finite is left out as if its batch were not there: weights, optimizer and random state are as before.
 
     Raises
     ------
     DataError
-        If a loss is not finite, or a checkpoint is damaged or was written with other settings.
+        If too many steps are left out, the validation loss is not finite, or a checkpoint is damaged or was
+        written with other settings.
     """
     path, world = directory / f"{stage.name}.safetensors", current()
     if stage.together:
@@ -241,6 +252,28 @@ def _train(stage: Stage, world: World, seed: int, path: Path, label: str) -> lis
     return state.history
 
 
+def _most_skipped(steps: int) -> int:
+    """Return how many steps of an epoch may be left out: one, or a tenth."""
+    return max(1, math.ceil(_MOST_SKIPPED * steps))
+
+
+def _random_state(parameters: list[nn.Parameter]) -> list[tuple[torch.device, torch.Tensor]]:
+    """Return the states that dropout draws from; both lie in main memory, and no GPU is waited for."""
+    devices = {p.device for p in parameters if p.device.type == "cuda"}
+    return [
+        (torch.device("cpu"), torch.get_rng_state()),
+        *((device, torch.cuda.get_rng_state(device)) for device in devices),
+    ]
+
+
+def _restore(state: list[tuple[torch.device, torch.Tensor]]) -> None:
+    for device, value in state:
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(value, device)
+        else:
+            torch.set_rng_state(value)
+
+
 def _run_epoch(state: _State, world: World, epoch: int, seed: int, progress: Progress) -> dict[str, float]:
     stage, config = state.stage, state.stage.config
     started = time.monotonic()
@@ -249,7 +282,7 @@ def _run_epoch(state: _State, world: World, epoch: int, seed: int, progress: Pro
     ragged = config.batches == "ragged"
     parts = batches(stage.num_objects, config.batch_size, epoch_seed, ragged=ragged)
     trained = [p for p in stage.model.parameters() if p.requires_grad]
-    total, weight = 0.0, 0
+    total, weight, skipped, in_a_row = 0.0, 0, 0, 0
     stage.model.train()
     for k, rows in enumerate(parts):
         rate = _rate(config, (epoch - 1 + (k + 0.5) / len(parts)) / config.max_epochs)
@@ -258,6 +291,7 @@ def _run_epoch(state: _State, world: World, epoch: int, seed: int, progress: Pro
         if world.parts > 1:
             # Of this step alone, for the parts of the batch: a rank draws for those that it does.
             torch.manual_seed(derive_seed(epoch_seed, k))
+        random_state = _random_state(trained)
         state.optimizer.zero_grad(set_to_none=True)
         loss = stage.loss(rows, epoch) if world.works_on(rows) else None
         if loss is not None:
@@ -265,11 +299,19 @@ def _run_epoch(state: _State, world: World, epoch: int, seed: int, progress: Pro
         # The same sum on every rank, so that all of them go on or none does.
         value = world.add_up(loss, trained)
         if not math.isfinite(value):
-            raise DataError(
-                f"the loss is {value} in epoch {epoch}, step {k + 1}",
-                where=stage.name,
-                mend="Lower the learning rate, or check the data for extreme values.",
-            )
+            _restore(random_state)
+            skipped, in_a_row = skipped + 1, in_a_row + 1
+            if in_a_row >= _MOST_IN_A_ROW or skipped > _most_skipped(len(parts)) or skipped == len(parts):
+                raise DataError(
+                    f"the loss or its gradient is {value} in epoch {epoch}, step {k + 1}: {skipped} of "
+                    f"{len(parts)} steps were left out, the last {in_a_row} in a row",
+                    where=stage.name,
+                    expected=f"{_most_skipped(len(parts))} at most, and fewer than {_MOST_IN_A_ROW} in a row",
+                    mend="Lower the learning rate, or check the data for extreme values.",
+                )
+            progress.update(len(rows), epoch=f"{epoch}/{config.max_epochs}", skipped=skipped)
+            continue
+        in_a_row = 0
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(stage.model.parameters(), config.clip_norm)
         state.optimizer.step()
@@ -280,11 +322,27 @@ def _run_epoch(state: _State, world: World, epoch: int, seed: int, progress: Pro
     with torch.no_grad():
         # The first rank decides: the epoch to stop after must not hang on a last digit.
         _, checked = world.from_main({}, stage.validate(epoch))
+    if not math.isfinite(checked["val_loss"]):
+        # Weights are finite, as no step that would have spoilt them was taken.
+        raise DataError(
+            f"the validation loss is {checked['val_loss']} in epoch {epoch}",
+            where=stage.name,
+            mend="Lower the learning rate, or check the validation set for extreme values.",
+        )
+    if skipped and world.is_main:
+        _log.warning(
+            "%s: %d of %d steps of epoch %d were left out: their loss or gradient was not finite.",
+            stage.name,
+            skipped,
+            len(parts),
+            epoch,
+        )
     seconds = time.monotonic() - started
     progress.update(0, val=checked["val_loss"])
     return {
         "epoch": epoch,
         "train_loss": total / weight,
+        **({"skipped_steps": skipped} if skipped else {}),
         **checked,
         "seconds": seconds,
         "rate": stage.num_objects / seconds,

@@ -15,6 +15,7 @@ from ..ops.decode_patchify import decode_patchify
 from .device import near
 
 _CHECK_CHUNK = 2048
+_LARGEST_PIXEL = 1e30  # brighter than any source in any unit, and far enough from the end of float32
 
 
 class Samples:
@@ -45,7 +46,8 @@ class Samples:
     Raises
     ------
     DataError
-        If there is no object, a feature is not finite, or a stamp has a band without one finite pixel.
+        If there is no object, a feature is not finite in float32, a stamp has a band without one finite
+        pixel, or a pixel is beyond any brightness.
     """
 
     def __init__(self, survey: Survey, classes: Sequence[str], device: torch.device, name: str) -> None:
@@ -123,19 +125,37 @@ class Samples:
         """Estimate the pixel noise of each band, shape (C,), from up to `limit` stamps spread over the set.
 
         1.4826 times the median absolute deviation of all pixels: stamps are mostly sky.
+
+        Raises
+        ------
+        DataError
+            If a band has the same value everywhere: it cannot be scaled, and nothing can be learned from it.
         """
         rows = np.linspace(0, len(self) - 1, min(limit, len(self))).astype(np.int64)
         pixels = self.survey.stamps.decode(rows)
         value = np.where(np.isfinite(pixels), pixels, 0).swapaxes(0, 1).reshape(pixels.shape[1], -1)
         deviation = np.abs(value - np.median(value, axis=1, keepdims=True))
-        return 1.4826 * np.median(deviation, axis=1)
+        # Where most pixels are alike, as where the sky was blanked out, the median says nothing.
+        noise = np.where(
+            (median := np.median(deviation, axis=1)) > 0, 1.4826 * median, value.std(axis=1, dtype=np.float64)
+        )
+        if not (noise > 0).all():
+            band = self.survey.profile.bands[int(np.argmin(noise > 0))]
+            raise DataError(
+                f"all pixels of band {band} are the same",
+                where=f"{self.name} set",
+                expected="stamps with noise",
+                mend="Look at a stamp: the band was not read, or is masked everywhere.",
+            )
+        return noise
 
     def feature_range(self) -> np.ndarray:
         """Return between which values 99.8 % of each feature lie, float64 (F, 2), in survey units."""
         return np.quantile(self.survey.features, (0.001, 0.999), axis=0).T
 
     def _check_features(self) -> None:
-        bad = np.argwhere(~np.isfinite(self.survey.features))
+        # What float32 cannot hold is infinite to the network.
+        bad = np.argwhere(~(np.abs(self.survey.features) <= np.finfo(np.float32).max))
         if len(bad):
             row, column = bad[0]
             raise DataError(
@@ -150,7 +170,18 @@ class Samples:
         missing, blank = 0, []
         for start in range(0, len(self), _CHECK_CHUNK):
             rows = np.arange(start, min(start + _CHECK_CHUNK, len(self)))
-            bad = ~np.isfinite(self.survey.stamps.decode(rows))
+            pixels = self.survey.stamps.decode(rows)
+            bad = ~np.isfinite(pixels)
+            huge = np.argwhere(np.where(bad, 0, np.abs(pixels)) > _LARGEST_PIXEL)
+            if len(huge):
+                n, band = huge[0][:2]
+                raise DataError(
+                    f"objid {self.survey.objid[rows[n]]} has a pixel of "
+                    f"{pixels[tuple(huge[0])]:.3g} in band {self.survey.profile.bands[band]}",
+                    where=f"{self.name} set",
+                    expected=f"at most {_LARGEST_PIXEL:.0e}; more overflows when it is scaled",
+                    mend="Mask such pixels with NaN, or leave the object out.",
+                )
             missing += int(bad.sum())
             blank += [(rows[n], band) for n, band in np.argwhere(bad.all(axis=(2, 3)))]
         if blank:
