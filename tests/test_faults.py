@@ -45,11 +45,8 @@ with tempfile.TemporaryDirectory() as name:
 
 def python(*arguments: object, seed: int) -> str:
     """Run Python on the scripts of the search, and return what it printed."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{FAULTS}:{FAULTS.parent}:{FAULTS.parents[1]}",
-    }
+    path = os.pathsep.join(map(str, (FAULTS, FAULTS.parent, FAULTS.parents[1])))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, *map(str, arguments), str(seed)],
         capture_output=True,

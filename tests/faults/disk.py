@@ -4,9 +4,9 @@
     python tests/faults/disk.py --most 20                # twenty of each, drawn at random
 
 A library that is loaded before all others counts the calls that write below a folder: write, fsync, mkdir,
-rename, the opening of new files. From the n-th on they fail with "No space left on device", or "Read-only file
-system"; or the n-th alone does, with "Input/output error". Needs a C compiler. Afterwards the same command, undisturbed, must make what
-it makes in peace.
+rename, the opening of new files. From the n-th on they fail with "No space left on device", or with
+"Read-only file system"; or the n-th alone does, with "Input/output error". Needs a C compiler. Afterwards the
+same command, undisturbed, must make what it makes in peace.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class Faults:
         first = self.folder / f"{command.name}-alone-0" / command.out
         changed = differences(command.content(first), command.content(out))
         assert not changed, f"{command.name}: two undisturbed runs differ in {changed}"
-        return out, times[-1]
+        return out, min(times)  # what other work took is no stage of the command
 
     def round(self, command: Command, expected: Path, seconds: float, number: int, most: int) -> int:
         """Make an output, killed up to `most` times; return how often it was."""

@@ -45,9 +45,12 @@ def main() -> int:
         faults = Faults(Path(name), rng, partial(print, flush=True))
         commands = make_commands(Path(name), rng)
         share, more = divmod(options.kills, len(options.commands))
-        for k, each in enumerate(options.commands):
-            faults.attack(commands[each], share + (k < more))
-    print(f"{sum(faults.kills.values())} kills over {len(faults.kills)} commands: {dict(faults.wrong)}")
+        try:
+            for k, each in enumerate(options.commands):
+                faults.attack(commands[each], share + (k < more))
+        finally:  # also of a search that was stopped
+            total = sum(faults.kills.values())
+            print(f"{total} kills over {len(faults.kills)} commands: {dict(faults.wrong)}", flush=True)
     return 1 if any(faults.wrong.values()) else 0
 
 
