@@ -171,7 +171,7 @@ class StoreWriter:
                 expected=f"the profile of {self._profile.name!r} that the store was begun with",
             )
         if survey.simulated != self._simulated:
-            raise DataError("simulated and real objects are mixed", where=self._path)
+            raise DataError("simulated and real objects are mixed", where=self._path, expected="one kind")
         problems = _catalog_problems(survey)
         if problems:
             raise DataError(problems[0], where=self._path)

@@ -88,7 +88,9 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder, os.O_RDONLY)
         except OSError as error:
-            raise OutputError(f"cannot be made: {error.strerror}", where=folder) from error
+            raise OutputError(
+                f"cannot be made: {error.strerror}", where=folder, mend="Choose another --out."
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -256,7 +258,9 @@ class Journal:
                 self._file.write(line.encode())
                 os.fsync(self._file.fileno())
             except OSError as error:
-                raise OutputError(f"cannot be written: {error.strerror}", where=path) from error
+                raise OutputError(
+                    f"cannot be written: {error.strerror}", where=path, mend="Free some space and try again."
+                ) from error
             self.entries[entry.field] = entry
 
     def _read(self) -> dict[str, Entry]:
