@@ -61,8 +61,8 @@ def test_messages_end_without_a_full_stop(everything):
     """The parts are joined by the base class; advice is a sentence, what is wrong is none."""
     assert len(everything) > 500
     for site in everything:
-        what = site.template.split("; expected ")[0].split(". ")[0]
-        assert not what.removesuffix("...").endswith("."), site
+        what = site.template.replace("...", "x").split("; expected ")[0].split(". ")[0]
+        assert not what.endswith("."), site
 
 
 def test_a_new_error_would_be_seen(everything, provoked):

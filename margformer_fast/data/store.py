@@ -456,7 +456,8 @@ def _read_catalog(path: Path) -> dict[str, np.ndarray]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)  # of oddities: damage was looked for
-            with fits.open(path, memmap=True) as hdus:
+            # Opened here, as astropy forgets to close a file that it cannot read.
+            with open(path, "rb") as file, fits.open(file, memmap=True) as hdus:
                 table = hdus[1].data
                 return {name: _native(table[name]) for name in table.names}
     except Exception as error:  # a damaged table fails in many ways in astropy
