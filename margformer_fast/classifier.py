@@ -306,7 +306,10 @@ class Classifier:
         pixels = None if images is None else read_images(images, self.profile, self.config.size)
         numbers = None if features is None else read_features(features, self.profile)
         if pixels is not None and numbers is not None and len(pixels) != len(numbers):
-            raise DataError(f"{len(pixels)} images come with {len(numbers)} rows of features")
+            raise DataError(
+                f"{len(pixels)} images come with {len(numbers)} rows of features",
+                expected="a row of features for each image, in their order",
+            )
         count = len(pixels if pixels is not None else numbers or ())
         logit_NK = np.full((count, len(self.classes)), np.nan)
         embedding_ND = np.full((count, self.config.dim), np.nan, np.float32)

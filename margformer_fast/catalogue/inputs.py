@@ -113,7 +113,7 @@ def open_source(
     if path.name.lower().endswith(tuple(FORMATS)):
         return _table(path, profile, size, chunk, names)
     raise DataError(
-        f"{path.name} is of no known kind",
+        "is of no known kind",
         where=path,
         expected=f"a survey store, a HATS catalogue, or a file {', '.join((*FORMATS, '.parquet'))}",
     )

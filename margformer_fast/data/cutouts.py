@@ -276,7 +276,9 @@ def _decompress(path: str, content: bytes) -> bytes:
         with gzip.open(packed) if path.endswith(".gz") else bz2.open(packed) as stream:
             plain: bytes = stream.read(images.MAX_FILE_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise FitsFormatError(f"the compressed file is cut short or damaged ({error})", where=path) from error
+        raise FitsFormatError(
+            f"the compressed file is cut short or damaged ({error})", where=path, mend="Fetch it again."
+        ) from error
     if len(plain) > images.MAX_FILE_BYTES:
         raise _too_large(path)
     return plain

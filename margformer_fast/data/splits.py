@@ -147,7 +147,10 @@ def spatial_split(
     n_val = math.ceil(val_fraction * (len(along) - n_test))
     n_train = len(along) - n_test - n_val
     if min(n_train, n_val, n_test) < 1:
-        raise DataError(f"{len(along)} objects are too few for three strips of sky")
+        raise DataError(
+            f"{len(along)} objects are too few for three strips of sky",
+            mend="Use more objects, or split by object.",
+        )
     to_val, to_test = np.sort(along)[[n_train, n_train + n_val]]
     half = gap_arcsec / 2
     return _checked(

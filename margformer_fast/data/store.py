@@ -171,7 +171,7 @@ class StoreWriter:
                 expected=f"the profile of {self._profile.name!r} that the store was begun with",
             )
         if survey.simulated != self._simulated:
-            raise DataError("simulated and real objects are mixed", where=self._path)
+            raise DataError("simulated and real objects are mixed", where=self._path, expected="one kind")
         problems = _catalog_problems(survey)
         if problems:
             raise DataError(problems[0], where=self._path)
@@ -456,7 +456,8 @@ def _read_catalog(path: Path) -> dict[str, np.ndarray]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)  # of oddities: damage was looked for
-            with fits.open(path, memmap=True) as hdus:
+            # Opened here, as astropy forgets to close a file that it cannot read.
+            with open(path, "rb") as file, fits.open(file, memmap=True) as hdus:
                 table = hdus[1].data
                 return {name: _native(table[name]) for name in table.names}
     except Exception as error:  # a damaged table fails in many ways in astropy

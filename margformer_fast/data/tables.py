@@ -60,7 +60,11 @@ def read_table(path: str | Path) -> Table:
         with warnings.catch_warnings():
             # Of oddities that harm nothing: what does was looked for, or ends in an error.
             warnings.simplefilter("ignore", AstropyWarning)
-            return Table.read(source, format=FORMATS[end], **settings)
+            if not isinstance(source, Path) or FORMATS[end] != "fits":
+                return Table.read(source, format=FORMATS[end], **settings)
+            # Opened here, as astropy forgets to close a file that it cannot read.
+            with open(source, "rb") as file:
+                return Table.read(file, format="fits", **settings)
     except Exception as error:  # a damaged table fails in many ways in astropy
         raise DataError(f"cannot be read as a table ({said(error)})", where=path) from error
 

@@ -105,7 +105,12 @@ class Calibration:
         """
         if not isinstance(values, Mapping) or values.get("schema") != _SCHEMA:
             found = values.get("schema") if isinstance(values, Mapping) else values
-            raise DataError(f"has schema {found!r}", where=where, expected=str(_SCHEMA))
+            raise DataError(
+                f"has schema {found!r:.60}",
+                where=where,
+                expected=str(_SCHEMA),
+                mend="Copy or save the model again.",
+            )
         temperature, scores = values.get("temperature"), values.get("scores")
         if not (isinstance(temperature, int | float) and math.isfinite(temperature) and temperature > 0):
             raise DataError(

@@ -51,8 +51,10 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, 
             ) from error
 
 
-def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote.
+def load_tensors(
+    path: Path, *, mend: str = "Delete it to start afresh."
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote; `mend` is what a message about damage advises.
 
     Raises
     ------
@@ -72,9 +74,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise DataError("is missing", where=path) from error
     # torch refuses sizes and types in its own ways.
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
-        raise DataError(
-            f"is not a whole checkpoint ({error})", where=path, mend="Delete it to start afresh."
-        ) from error
+        raise DataError(f"is not a whole checkpoint ({error})", where=path, mend=mend) from error
     return tensors, about
 
 
@@ -242,7 +242,12 @@ def load_model_directory(path: Path) -> SavedModel:
     config = read_json(where)
     if not isinstance(config, dict) or config.get("schema") != 1:
         found = config.get("schema") if isinstance(config, dict) else config
-        raise DataError(f"has schema {found!r}", where=where, expected="1")
+        raise DataError(
+            f"has schema {found!r:.60}",
+            where=where,
+            expected="1",
+            mend="Read it with the version of margformer_fast that wrote it.",
+        )
     for key in ("model", "classes", "survey", "bands", "features"):
         if key not in config:
             raise DataError(f"has no {key!r}", where=where, mend="Save the model again.")
@@ -267,7 +272,7 @@ def load_model_directory(path: Path) -> SavedModel:
     ):
         if takes != known:
             raise DataError(f"{name} is {takes}", where=where, expected=f"{known}, as the survey has")
-    tensors, _ = load_tensors(path / "model.safetensors")
+    tensors, _ = load_tensors(path / "model.safetensors", mend="Copy or save the model again.")
     _check_size(form, tensors, where)
     model = ScaledEncoder(form, len(classes))
     load_weights(model, tensors, path / "model.safetensors")

@@ -52,7 +52,7 @@ class Samples:
 
     def __init__(self, survey: Survey, classes: Sequence[str], device: torch.device, name: str) -> None:
         if len(survey) == 0:
-            raise DataError(f"the {name} set is empty")
+            raise DataError(f"the {name} set is empty", expected="at least one object")
         self.survey, self.classes, self.device, self.name = survey, tuple(classes), device, name
         task_label = np.array([classes.index(c) if c in classes else -1 for c in CLASSES] + [-1])
         self.label = torch.from_numpy(task_label[survey.label]).to(device)

@@ -152,7 +152,9 @@ def fetch_files(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot be made: {error.strerror}", where=folder) from error
+        raise OutputError(
+            f"cannot be made: {error.strerror}", where=folder, mend="Choose another --out."
+        ) from error
     for one in files:
         if one.is_at(folder):
             if progress is not None:

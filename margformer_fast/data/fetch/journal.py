@@ -242,7 +242,9 @@ class Journal:
                 self._file.write(line.encode())
                 os.fsync(self._file.fileno())
             except OSError as error:
-                raise OutputError(f"cannot be written: {error.strerror}", where=path) from error
+                raise OutputError(
+                    f"cannot be written: {error.strerror}", where=path, mend="Free some space and try again."
+                ) from error
             self.entries[entry.field] = entry
 
     def _read(self) -> dict[str, Entry]:
