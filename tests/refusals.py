@@ -460,7 +460,9 @@ CASES = [
     # Catalogues to classify
     Case("no input", lambda t: _open(t / "x.fits"), "does not exist; expected a store, a table"),
     Case(
-        "an empty folder", lambda t: _open(t), "holds neither a survey store nor parquet files. Frames need"
+        "an empty folder",
+        lambda t: _open(t),
+        "holds neither a survey store nor parquet files. SDSS frames need",
     ),
     Case("an input of an unknown kind", lambda t: _open(_write(t / "x.txt", "a")), "is of no known kind"),
     Case(
@@ -741,7 +743,6 @@ UNTESTED: dict[str, tuple[int, str]] = {
     "data/tables": (2, "one in tests/test_hostile.py, few words of its own; one has no test"),
     "evaluation/attention_figures": (1, "no test"),
     "evaluation/baselines": (1, "no test"),
-    "evaluation/comparison_figures": (1, "no test"),
     "evaluation/conformal": (1, "no test"),
     "evaluation/embedding_figures": (1, "no test"),
     "evaluation/likeness": (1, "Python's words; tests/test_likeness.py"),

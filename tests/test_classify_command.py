@@ -374,7 +374,9 @@ def test_cut_outs_that_do_not_fit(made: Made, tmp_path: Path, capsys: pytest.Cap
     for name in "ab":
         fits.PrimaryHDU(np.zeros((5, 16, 16), np.float32)).writeto(folder / f"{name}.fits")
     assert run(made.path, folder, "--out", tmp_path / "a.csv") == 1
-    assert "has 16 x 16 pixels" in capsys.readouterr().err
+    assert "has 16 x 16 pixels; expected 32 x 32, as the model was trained on" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="--features goes with cut-outs"):
+        classify.main(["simulated-sg", str(folder), "--out", "a", "--features", "b", "--positions", "c"])
     for name in "abc":  # a file a band, given as if each were an object; one is damaged besides
         content = fits.PrimaryHDU(np.zeros((32, 32), np.float32))
         content.writeto(folder / f"{name}.fits", overwrite=True)
