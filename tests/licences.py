@@ -1,7 +1,7 @@
 """Licences of what the package needs, and of what that needs: ``python tests/licences.py``.
 
-From the metadata of what is installed here: an extra that is not installed is not listed. Builds of torch for GPUs
-bring packages of NVIDIA, under NVIDIA's own terms.
+From the metadata of what is installed here: an extra that is not installed is not listed. Builds of torch for
+GPUs bring packages of NVIDIA, under NVIDIA's own terms.
 """
 
 from __future__ import annotations
