@@ -14,7 +14,6 @@ import argparse
 import ast
 import gzip
 import json
-import logging
 import re
 import struct
 import sys
@@ -239,7 +238,6 @@ def _stage(folder: Path, tensors: dict[str, torch.Tensor], about: dict[str, obje
 
 
 def _classifier() -> Classifier:
-    logging.getLogger("margformer_fast").setLevel(logging.ERROR)
     return Classifier.load("simulated-sg", device="cpu")
 
 

@@ -455,7 +455,8 @@ def _read_catalog(path: Path) -> dict[str, np.ndarray]:
     check_hdus(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)  # of oddities: damage was looked for
+            for oddity in (AstropyWarning, RuntimeWarning):  # damage was looked for, or is below
+                warnings.simplefilter("ignore", oddity)
             # Opened here, as astropy forgets to close a file that it cannot read.
             with open(path, "rb") as file, fits.open(file, memmap=True) as hdus:
                 table = hdus[1].data

@@ -59,7 +59,8 @@ def read_table(path: str | Path) -> Table:
     try:
         with warnings.catch_warnings():
             # Of oddities that harm nothing: what does was looked for, or ends in an error.
-            warnings.simplefilter("ignore", AstropyWarning)
+            for oddity in (AstropyWarning, RuntimeWarning):
+                warnings.simplefilter("ignore", oddity)
             if not isinstance(source, Path) or FORMATS[end] != "fits":
                 return Table.read(source, format=FORMATS[end], **settings)
             # Opened here, as astropy forgets to close a file that it cannot read.
