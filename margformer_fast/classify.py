@@ -82,15 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = dict(_pair(each) for each in options.columns)
     if (options.draw or options.ebv is not None) and options.positions is None:
         raise ConfigError("--draw and --ebv go with --positions")
-    if options.out.exists() and not options.overwrite:
+    from .catalogue.work import open_work, work_folder
+
+    # Looked at again, more closely, once the model and the input are known.
+    if options.out.exists() and not options.overwrite and not work_folder(options.out).exists():
         raise OutputError(
             "already exists", where=options.out, mend="Choose another place, or pass --overwrite."
         )
 
     from .catalogue.frames import open_frames
     from .catalogue.inputs import open_source
-    from .catalogue.outputs import format_of, write
-    from .catalogue.work import open_work
+    from .catalogue.outputs import format_of, refuse_other_directory, write
     from .classifier import Classifier, model_directory
 
     directory = model_directory(options.model)
@@ -103,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(source) == 0:
         raise DataError("has no row", where=options.input, expected="at least one object")
     hats = format_of(options.out, source) == ""
+    if hats:
+        refuse_other_directory(options.out)
     weights = sha256_file(directory / "model.safetensors")
     settings = {
         "input": source.fingerprint,
@@ -114,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "version": __version__,
     }
     start = {"date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
-    with open_work(options.out, settings, start) as work:
+    with open_work(options.out, settings, start, overwrite=options.overwrite) as work:
         again = "what is finished is kept; the same command goes on"
         with cli.on_interrupt(again):
             rate = _classify(model, source, work, options.level, hats)
@@ -140,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "SIMTRAIN": model.simulated,
             "FLAGS": ", ".join(f"{bit.value} {bit.name}" for bit in Flag),
         }
-        write(options.out, source, pieces, about)
+        if not work.wrote(options.out):
+            write(options.out, source, pieces, about, overwrite=options.overwrite, written=work.writes)
         if options.draw:
             from .catalogue.drawing import draw_field
 

@@ -6,7 +6,9 @@ import argparse
 import errno
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import NoReturn
 
 from .errors import ConfigError, MargformerError
 
-OK, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 class Interrupted(KeyboardInterrupt):
@@ -51,19 +53,22 @@ def run(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[
     Returns
     -------
     int
-        0 done; 1 a :class:`MargformerError`, or a full disk; 2 a usage error; 130 interrupted. Any other
-        exception is a bug and keeps its traceback.
+        0 done; 1 a :class:`MargformerError`, or a full disk; 2 a usage error; 130 interrupted (Ctrl-C); 143
+        terminated (SIGTERM). Any other exception is a bug and keeps its traceback.
     """
+    terminated = threading.Event()
     try:
-        code = main(arguments)
-        sys.stdout.flush()  # a full disk under standard output shows here, not at exit
+        with _ended_in_order(terminated):
+            code = main(arguments)
+            sys.stdout.flush()  # a full disk under standard output shows here, not at exit
         return OK if code is None else code
     except MargformerError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted: {interrupt}" if str(interrupt) else "interrupted", file=sys.stderr)
-        return INTERRUPTED
+        what = "terminated" if terminated.is_set() else "interrupted"
+        print(f"{what}: {interrupt}" if str(interrupt) else what, file=sys.stderr)
+        return TERMINATED if terminated.is_set() else INTERRUPTED
     except BrokenPipeError:
         _abandon_stdout()
         return FAILURE
@@ -74,6 +79,28 @@ def run(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[
         print(f"error: {place}{error.strerror}. Free some space and try again.", file=sys.stderr)
         _abandon_stdout()
         return FAILURE
+
+
+@contextmanager
+def _ended_in_order(terminated: threading.Event) -> Iterator[None]:
+    """Let SIGTERM, with which batch systems stop a job, end the block as Ctrl-C does, and note that it came.
+
+    Not under ``torchrun``: a process that waits for others inside a collective would not heed it.
+    """
+    ours = threading.current_thread() is threading.main_thread() and "WORLD_SIZE" not in os.environ
+    if not ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(*_: object) -> NoReturn:
+        terminated.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _abandon_stdout() -> None:

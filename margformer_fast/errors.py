@@ -8,6 +8,7 @@ raise                             when
 :class:`ConfigError`              an option or argument is out of range, unknown or contradictory
 :class:`BackendUnavailable`       a named backend cannot run here, or cannot run this problem
 :class:`OutputError`              a result cannot be written, or would overwrite another
+:class:`OutputInUse`              ... because another process is at work on it
 :class:`FetchError`               a server cannot be reached, or does not give what it should
 ================================  ==========================================================
 
@@ -83,6 +84,10 @@ class BackendUnavailable(MargformerError, RuntimeError):  # noqa: N818 - states 
 
 class OutputError(MargformerError, OSError):
     """A result cannot be written, or would overwrite another."""
+
+
+class OutputInUse(OutputError):  # noqa: N818 - states a fact
+    """Another process is writing the same output."""
 
 
 class FetchError(MargformerError, OSError):

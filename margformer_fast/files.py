@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
-import glob
 import hashlib
 import json
 import math
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError, OutputError
+from .errors import DataError, OutputError, OutputInUse
 
 MAX_JSON_BYTES = 1 << 26
 """Largest JSON file read; what the package writes has a hundredth of it."""
@@ -26,8 +27,13 @@ MAX_JSON_BYTES = 1 << 26
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and takes the place of `path`.
 
+    It lies in a folder ``.NAME.part`` that is locked meanwhile. A process that is killed outright leaves that
+    folder behind; the next one that writes the same file takes it over.
+
     Raises
     ------
+    OutputInUse
+        If another process is writing `path`.
     OutputError
         If the file cannot be written (disk full, no permission). The temporary file is removed. Errors of
         the block that are not about writing the file pass as they are.
@@ -35,62 +41,118 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not path.is_file():  # a directory, or a device, which a rename would do away with
         raise OutputError("is no regular file", where=path, mend="Choose another place.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with _explained(path):
+        folder, lock = _make_part(path)
+    temporary = folder / path.name
     try:
-        with _explained(path, temporary):
+        with _explained(path, folder):
             yield temporary
         with _explained(path):
-            with open(temporary, "rb+") as handle:
-                os.fsync(handle.fileno())
-            temporary.replace(path)
-            _sync_directory(path.parent)
+            replace_file(temporary, path)
     finally:
-        with suppress(OSError):  # it may never have been made
-            temporary.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 @contextmanager
 def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success it becomes `path`.
 
-    A process that is killed outright leaves its temporary directory, ``.NAME.*.part``, behind; the next one
-    that makes the same directory removes it.
+    It is called ``.NAME.part`` and locked meanwhile. A process that is killed outright leaves it behind; the
+    next one that makes the same directory takes it over.
 
     Parameters
     ----------
     path : str or Path
         The directory to make.
     overwrite : bool
-        Replace a directory that is already there. The old one stays until the new one is complete.
+        Replace a directory that is already there. The old one stays until the new one is complete; then they
+        change places in one step, where the file system can do that.
 
     Raises
     ------
+    OutputInUse
+        If another process is making `path`.
     OutputError
         If `path` exists and `overwrite` is false, or if writing fails. Nothing is left behind. Errors of
         the block that are not about writing the directory pass as they are.
     """
     path = Path(path)
+    _refuse_existing(path, overwrite)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, lock = _make_part(path)
+    try:
+        _put_back(path)
+        _refuse_existing(path, overwrite)  # it may have been finished between the first look and the lock
+        with _explained(path, temporary):
+            yield temporary
+        with _explained(path):
+            replace_directory(temporary, path, overwrite=overwrite)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+@contextmanager
+def held(folder: Path, *, output: Path | None = None) -> Iterator[None]:
+    """Hold a folder for this process alone, as long as the block runs; it is made if it is not there.
+
+    Where the file system has no locks, as some over a network have none, nothing is held.
+
+    Parameters
+    ----------
+    folder : Path
+        What is locked.
+    output : Path, optional
+        What a message names in its place.
+
+    Raises
+    ------
+    OutputInUse
+        If another process holds it.
+    OutputError
+        If it cannot be made or opened.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock, _ = _claim(folder, output or folder)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror}", where=output or folder, mend="Choose another --out."
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def replace_file(temporary: Path, path: Path) -> None:
+    """Put a finished file in the place of `path`, on the same file system: synced first, then renamed."""
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def replace_directory(temporary: Path, path: Path, *, overwrite: bool = True) -> None:
+    """Put a finished directory in the place of `path`, as :func:`replace_file` does.
+
+    What was there before is at `temporary` afterwards, or gone.
+    """
+    for each in (*temporary.rglob("*"), temporary):
+        if each.is_file() or each.is_dir():
+            _sync(each)
+    _take_place(temporary, path, overwrite)
+    _sync(path.parent)
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise OutputError("already exists", where=path, mend="Choose another place, or pass --overwrite.")
     if path.exists() and not path.is_dir():
         raise OutputError("is a file", where=path, expected="a directory, or nothing, to be there")
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
-        temporary, lock = _make_part(path)
-    try:
-        with _explained(path, temporary):
-            yield temporary
-        with _explained(path):
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    with open(file, "rb+") as handle:
-                        os.fsync(handle.fileno())
-            _take_place(temporary, path, overwrite)
-            _sync_directory(path.parent)
-    finally:
-        os.close(lock)
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -117,49 +179,100 @@ def _explained(path: Path, block: Path | None = None) -> Iterator[None]:
         ) from error
 
 
-def _make_part(path: Path) -> tuple[Path, int]:
-    """Make ``.NAME.*.part`` beside `path` and lock it; the lock lasts as long as the process."""
-    # Not mkdtemp, which would deny the finished directory to everybody else.
-    unlocked = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    unlocked.mkdir()
-    lock = os.open(unlocked, os.O_RDONLY)
-    # Some network file systems have no locks; there `_remove_abandoned` gets none either and removes nothing.
-    with suppress(OSError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # Named only now, so that nobody finds it unlocked.
-    return unlocked.rename(unlocked.with_suffix(".part")), lock
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary directories of `path` whose process is gone: those that nobody holds locked."""
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        if not part.is_dir():
+def _claim(folder: Path, output: Path) -> tuple[int, bool]:
+    """Open a folder, made if need be, and lock it; return the handle and whether there are locks there."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # whoever had it has just finished
             continue
-        with suppress(OSError):  # locked, or just removed by its owner: not abandoned
-            lock = os.open(part, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(part)
-            finally:
-                os.close(lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise OutputInUse(
+                "another process is at work on it",
+                where=output,
+                mend="Wait for it, or choose another place.",
+            ) from error
+        except OSError:
+            return lock, False
+        with suppress(FileNotFoundError):
+            # Else it was removed, or became the output, between opening and locking.
+            if os.path.samestat(os.fstat(lock), folder.stat()):
+                return lock, True
+        os.close(lock)
+
+
+def _make_part(path: Path) -> tuple[Path, int]:
+    """Make ``.NAME.part`` beside `path`, empty and locked; the lock lasts as long as the process."""
+    # Not mkdtemp, which would deny the finished directory to everybody else.
+    part = path.with_name(f".{path.name}.part")
+    lock, alone = _claim(part, path)
+    if not alone:  # without locks only a name of its own keeps others out
+        os.close(lock)
+        with suppress(OSError):  # somebody else's, perhaps
+            part.rmdir()
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        lock, _ = _claim(part, path)
+    try:
+        for left in part.iterdir():  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    except BaseException:
+        os.close(lock)
+        raise
+    return part, lock
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _put_back(path: Path) -> None:
+    """Clear up after a process that was killed while it exchanged directories in two steps."""
+    old = _aside(path)
+    if old.exists():
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(path)
 
 
 def _take_place(temporary: Path, path: Path, overwrite: bool) -> None:
-    """Rename `temporary` to `path`; a directory already there is moved aside first, then removed."""
-    old = temporary.with_suffix(".old")
-    if overwrite and path.exists():
-        path.rename(old)
-    try:
+    """Rename `temporary` to `path`; a directory already there is under the other name afterwards, or gone."""
+    if not (overwrite and path.exists()):
         temporary.rename(path)  # fails if another process has made `path` meanwhile
-    except OSError:
-        if old.exists():
+        return
+    if _exchange(temporary, path):
+        return
+    old = _aside(path)
+    path.rename(old)
+    try:
+        temporary.rename(path)
+    except BaseException:
+        if not path.exists():
             old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync_directory(path: Path) -> None:
-    """Make a rename in `path` durable."""
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; return False where the system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if call(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _sync(path: Path) -> None:
+    """Make what was written to a file, or the names in a directory, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -33,7 +33,7 @@ from .evaluation.report import ReportPaths, write_report
 from .evaluation.results import CalibrationSet, Outcome, RunHeader, TestSet
 from .evaluation.temperature import fit_temperature, logits_of
 from .experiments import PRESETS, Sets
-from .files import atomic_file, read_record, write_json
+from .files import atomic_directory, atomic_file, read_record, write_json
 from .learning.balance import MagnitudeBalance
 from .learning.checkpoint import load_model, save_model
 from .learning.classify import predict, train_classifier
@@ -198,14 +198,13 @@ def open_directory(path: Path, settings: RunSettings, *, resume: bool, parts: in
             raise OutputError(
                 "already exists", where=path, mend="Continue it with --resume, or choose another --out."
             )
-        try:
-            path.mkdir(parents=True)
-        except OSError as error:
-            raise OutputError(
-                f"cannot be made: {error.strerror}", where=path, mend="Choose another --out."
-            ) from error
         parts = parts or current().size
-        write_json(record, {"version": __version__, "settings": asdict(settings), "parts": parts})
+        # Made whole: a directory without its record could be neither begun nor resumed.
+        with atomic_directory(path) as temporary:
+            write_json(
+                temporary / record.name,
+                {"version": __version__, "settings": asdict(settings), "parts": parts},
+            )
         return parts
     found = read_record(record, "settings", mend="Choose another --out.")
     before = found["settings"]

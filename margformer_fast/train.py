@@ -7,12 +7,14 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import cli
 from .errors import ConfigError
+from .files import held
 from .protocol import ERRORS, PROTOCOLS, make_protocol
 
 if TYPE_CHECKING:
@@ -241,7 +243,7 @@ def execute(
     balances = options.exp == 3 and not is_published and options.transfer is None and source is None
     shares = is_published and options.model == "lvit" and "shared_photometry" not in without
     pretrain_photometry = ("shared" if shares else "hidden") if is_published else "varied"
-    with use_backend(options.backend), joined(wanted) as world:
+    with use_backend(options.backend), joined(wanted) as world, ExitStack() as stack:
         if options.data is None and world.local_rank > 0:
             world.wait()  # the first process of each host makes the survey there
         path = options.data or made_once(size.num_compact, size.num_faint)
@@ -287,7 +289,11 @@ def execute(
         opened: tuple[str, int] | None = None
         if world.is_main:
             directory = _directory(options)
+            if options.resume and directory.is_dir():
+                stack.enter_context(held(directory))
             parts = open_directory(directory, settings, resume=options.resume, parts=options.parts)
+            if not options.resume:
+                stack.enter_context(held(directory))
             source = source or options.transfer
             if source is not None:
                 adopt(directory, settings, source, stages)

@@ -739,7 +739,6 @@ UNTESTED: dict[str, tuple[int, str]] = {
     "data/tables": (2, "one in tests/test_hostile.py, few words of its own; one has no test"),
     "evaluation/attention_figures": (1, "no test"),
     "evaluation/baselines": (1, "no test"),
-    "evaluation/comparison_figures": (1, "no test"),
     "evaluation/conformal": (1, "no test"),
     "evaluation/embedding_figures": (1, "no test"),
     "evaluation/likeness": (1, "Python's words; tests/test_likeness.py"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from test_classifier import Made
 from margformer_fast import Classifier, classify, cli
 from margformer_fast.catalogue.inputs import open_source
 from margformer_fast.catalogue.stamp_column import stamps_of
-from margformer_fast.catalogue.work import open_work
+from margformer_fast.catalogue.work import Work, open_work, work_folder
 from margformer_fast.data.store import write_store
 from margformer_fast.errors import ConfigError, DataError, OutputError
 from margformer_fast.flags import Flag
@@ -184,10 +185,44 @@ def test_killed_and_begun_again(made: Made, tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_a_kill_after_the_last_write(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The output is there and so is the folder: the same command clears up, and says what it would have."""
+    write_store(tmp_path / "store", made.survey)
+    out, folder = tmp_path / "classes.fits", work_folder(tmp_path / "classes.fits")
+    given = [made.path, tmp_path / "store", "--out", out]
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "remove", lambda _: None)
+        assert run(*given) == 0
+    said = capsys.readouterr().out
+    written, before = out.stat(), out.read_bytes()
+    for options, code in (((), 0), (("--level", "0.8"), 1)):
+        if not folder.exists():
+            with monkeypatch.context() as patch:
+                patch.setattr(Work, "remove", lambda _: None)
+                assert run(*given, "--overwrite") == 0
+            written, before = out.stat(), out.read_bytes()
+            capsys.readouterr()
+        assert run(*given, *options) == code
+        assert not folder.exists()
+        assert (out.stat(), out.read_bytes()) == (written, before), "it is not written again"
+        printed = capsys.readouterr()
+        if code:
+            assert "already exists" in printed.err
+        else:
+            assert printed.out.splitlines()[1:] == said.splitlines()[1:]  # the first has the rate
+    shutil.copyfile(tmp_path / "store" / "catalog.fits", out)  # somebody else's by now
+    folder.mkdir()
+    (folder / "written.json").write_text('{"device": 1, "inode": 1, "mtime_ns": 1}')
+    assert run(*given) == 1
+    assert "already exists" in capsys.readouterr().err
+
+
 def test_two_at_one_output_refuse_each_other(tmp_path: Path) -> None:
     with (
         open_work(tmp_path / "out.csv", {"level": 0.9}, {"date": "x"}),
-        pytest.raises(OutputError, match="another process is working"),
+        pytest.raises(OutputError, match="another process is at work"),
         open_work(tmp_path / "out.csv", {"level": 0.9}, {"date": "x"}),
     ):
         pass

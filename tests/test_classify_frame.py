@@ -112,3 +112,12 @@ def test_a_hats_run_killed_and_begun_again(made: Made, hats_catalogue: Path, tmp
     assert run(made.path, hats_catalogue, "--out", tmp_path / "classes", "--overwrite") == 0
     found = lsdb.open_catalog(tmp_path / "classes").compute()
     assert sorted(found["objid"].tolist()) == made.survey.objid.tolist()
+    # An older catalogue is replaced, when told to; a folder of something else never.
+    (tmp_path / "classes" / "old").touch()
+    assert run(made.path, hats_catalogue, "--out", tmp_path / "classes", "--overwrite") == 0
+    assert not (tmp_path / "classes" / "old").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis").touch()
+    assert run(made.path, hats_catalogue, "--out", tmp_path / "mine", "--overwrite") == 1
+    assert (tmp_path / "mine" / "thesis").exists()
+    assert not [each.name for each in tmp_path.iterdir() if each.name.startswith(".")]

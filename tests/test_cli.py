@@ -110,6 +110,25 @@ def test_the_innermost_block_says_what_an_interrupt_leaves(capfd):
     assert len(asked) == 1
 
 
+def test_sigterm_ends_in_order(capfd, monkeypatch):
+    """As Ctrl-C does, so that temporary files go; only where nothing else waits for this process."""
+    cleared = []
+
+    def command(_: object) -> None:
+        with on_interrupt("all is kept"):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                cleared.append(1)
+
+    assert run(command) == 143
+    assert capfd.readouterr().err == "terminated: all is kept\n"
+    assert cleared
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(lambda _: int(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)) == 1
+
+
 def test_output_that_nobody_reads(tmp_path, rng):
     write_store(tmp_path / "s", toy_survey(3, rng))
     reader, writer = os.pipe()
@@ -335,7 +354,7 @@ def test_control_c_leaves_nothing_and_says_so(tmp_path):
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         try:
             for _ in range(2000):
-                if list(tmp_path.glob(".s.*.part/stamps-00000.fits")):
+                if list(tmp_path.glob(".s.part/stamps-00000.fits")):
                     break
                 assert child.poll() is None
                 time.sleep(0.05)

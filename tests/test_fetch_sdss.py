@@ -442,7 +442,7 @@ def test_two_at_once_and_another_request(tmp_path, archive, capfd):
         arguments = ["fetch", "sdss", "--fields", "94-1-12", "--out", str(out), "--base-url", bad.url, *QUICK]
         with Journal(work_folder(out), {"kind": "other"}) as journal:
             assert run(main, arguments) == 1
-            assert "another process is at work there" in capfd.readouterr().err
+            assert "another process is at work on it" in capfd.readouterr().err
             journal.fail(FieldId(94, 1, 12), "")
         assert run(main, arguments) == 2
         error = capfd.readouterr().err

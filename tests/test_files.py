@@ -9,11 +9,13 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from margformer_fast.errors import DataError, OutputError
+from margformer_fast import files
+from margformer_fast.errors import DataError, OutputError, OutputInUse
 from margformer_fast.files import atomic_directory, atomic_file, read_json, sha256_file, write_json
 
 
@@ -172,6 +174,7 @@ def test_a_directory_made_meanwhile_is_not_replaced(tmp_path):
 
 
 def test_a_failing_rename_puts_the_old_directory_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
     path = tmp_path / "store"
     path.mkdir()
     (path / "a").write_text("old")
@@ -201,23 +204,124 @@ with atomic_directory(sys.argv[1]) as temporary:
 
 def test_what_a_killed_process_leaves_is_cleared_by_the_next(tmp_path):
     path = tmp_path / "store"
-    other = tmp_path / ".store-2.0.part"  # of another directory
+    other = tmp_path / ".store-2.part"  # of another directory
     other.mkdir()
     with subprocess.Popen([sys.executable, "-c", HANG, path], stdout=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None
             assert child.stdout.readline() == "written\n"
-            (part,) = tmp_path.glob(".store.*.part")
-            with atomic_directory(path):
-                assert (part / "big").exists(), "the directory of a process that lives is not touched"
-            path.rmdir()
+            part = tmp_path / ".store.part"
+            with pytest.raises(OutputInUse, match=r"store: another process is at work on it\. Wait for it"):
+                atomic_directory(path).__enter__()
+            assert (part / "big").exists(), "the directory of a process that lives is not touched"
         finally:
             child.send_signal(signal.SIGKILL)
     assert not path.exists()
     assert part.exists()
-    with atomic_directory(path):
-        assert not part.exists()
+    with atomic_directory(path) as temporary:
+        assert temporary == part
+        assert not list(part.iterdir())
     assert sorted(tmp_path.iterdir()) == [other, path]
+
+
+def test_what_a_killed_process_left_of_a_file_is_taken_over(tmp_path):
+    path = tmp_path / "a.txt"
+    (tmp_path / ".a.txt.part" / "deep").mkdir(parents=True)
+    (tmp_path / ".a.txt.part" / "a.txt").write_text("half")
+    with atomic_file(path) as temporary:
+        assert not temporary.exists()
+        temporary.write_text("new")
+        with pytest.raises(OutputInUse), atomic_file(path):
+            pytest.fail("two at once")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_what_was_there_is_never_away(tmp_path, monkeypatch, exchanges):
+    """Stop dead at every call that changes a name, and look: old or new, and the next one clears up."""
+    if not exchanges:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    stages = ("exchange", "rename", "rename", "rmtree")
+    for stop in range(4 if not exchanges else 2):
+        place = tmp_path / f"{stop}"
+        path = place / "store"
+        path.mkdir(parents=True)
+        (path / "a").write_text("old")
+        child = os.fork()
+        if child == 0:  # pragma: no cover
+            calls = []
+
+            def dying(real, calls=calls, stop=stop):
+                def call(*arguments, **named):
+                    calls.append(real)
+                    if len(calls) == stop + 1:
+                        os._exit(7)
+                    return real(*arguments, **named)
+
+                return call
+
+            files.Path.rename = dying(files.Path.rename)
+            files.shutil.rmtree = dying(files.shutil.rmtree)
+            files._exchange = dying(files._exchange) if exchanges else files._exchange
+            with atomic_directory(path, overwrite=True) as temporary:
+                (temporary / "a").write_text("new")
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code == (7 if code else 0), stages[stop]
+        if exchanges:
+            assert (path / "a").read_text() in ("old", "new")
+        with suppress(OSError), atomic_directory(path):  # not to be replaced, once it is back
+            pass
+        assert (path / "a").read_text() in ("old", "new")
+        with atomic_directory(path, overwrite=True) as temporary:
+            (temporary / "a").write_text("newer")
+        assert (path / "a").read_text() == "newer"
+        assert list(place.iterdir()) == [path]
+
+
+def test_two_names_change_places(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    if not files._exchange(tmp_path / "one", tmp_path / "other"):
+        pytest.skip("this file system cannot")
+    assert (tmp_path / "other" / "one").exists()
+    with pytest.raises(FileNotFoundError):
+        files._exchange(tmp_path / "one", tmp_path / "none")
+
+
+def test_what_is_named_is_on_the_disk(tmp_path, monkeypatch):
+    """The order of calls: content synced, then the name, then the directory that has it."""
+    log = []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def synced(handle):
+        log.append(("sync", Path(f"/proc/self/fd/{handle}").readlink().name))
+        fsync(handle)
+
+    def named(real):
+        def call(self, target):
+            log.append(("name", Path(target).name))
+            return real(self, target)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", named(rename))
+    monkeypatch.setattr(Path, "replace", named(replace))
+    exchange = files._exchange
+    monkeypatch.setattr(files, "_exchange", lambda a, b: log.append(("name", b.name)) or exchange(a, b))
+    with atomic_file(tmp_path / "f") as temporary:
+        temporary.write_text("x")
+    assert log == [("sync", "f"), ("name", "f"), ("sync", tmp_path.name)]
+    for again in (False, True):
+        log.clear()
+        with atomic_directory(tmp_path / "d", overwrite=again) as temporary:
+            (temporary / "sub").mkdir()
+            (temporary / "sub" / "a").write_text("a")
+        assert set(log[:3]) == {("sync", "sub"), ("sync", "a"), ("sync", ".d.part")}
+        assert log[3:5] == [("name", "d"), ("sync", tmp_path.name)]
 
 
 def test_sha256(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BackendUnavailable, ConfigError
+from ..errors import BackendUnavailable, ConfigError, OutputError
 from ..files import atomic_directory, atomic_file
 from .inputs import Source
 
@@ -53,7 +53,15 @@ def format_of(path: Path, source: Source) -> str:
     )
 
 
-def write(path: Path, source: Source, pieces: Callable[[], Iterator[Rows]], about: Mapping[str, Any]) -> None:
+def write(
+    path: Path,
+    source: Source,
+    pieces: Callable[[], Iterator[Rows]],
+    about: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    written: Callable[[Path], object] = lambda _: None,
+) -> None:
     """Write results, a piece at a time, whole or not at all.
 
     Parameters
@@ -66,6 +74,10 @@ def write(path: Path, source: Source, pieces: Callable[[], Iterator[Rows]], abou
         Gives the results of each piece, in order.
     about : mapping of str to str, float, int or bool
         Provenance, under names that FITS headers take.
+    overwrite : bool
+        Replace a directory that is there; a file is replaced in any case.
+    written : callable
+        Told of the temporary file or directory that is about to become the output.
 
     Raises
     ------
@@ -78,10 +90,24 @@ def write(path: Path, source: Source, pieces: Callable[[], Iterator[Rows]], abou
     """
     kind = format_of(path, source)
     if kind == "":
-        _hats(path, source, pieces(), about)
+        refuse_other_directory(path)
+        with atomic_directory(path, overwrite=overwrite) as temporary:
+            _hats(temporary, path.name, source, pieces(), about)
+            written(temporary)
         return
     with atomic_file(path) as temporary:
         WRITERS[kind](temporary, pieces(), about)
+        written(temporary)
+
+
+def refuse_other_directory(path: Path) -> None:
+    """Raise OutputError for a directory that holds something else than a HATS catalogue."""
+    if path.is_dir() and any(path.iterdir()) and not (path / "hats.properties").exists():
+        raise OutputError(
+            "holds something else than a HATS catalogue, and is not replaced",
+            where=path,
+            mend="Choose another place, or empty it first.",
+        )
 
 
 def _fits(path: Path, pieces: Iterator[Rows], about: Mapping[str, Any]) -> None:
@@ -205,8 +231,8 @@ def _pyarrow() -> tuple[Any, Any]:
     return pa, parquet
 
 
-def _hats(path: Path, source: Source, pieces: Iterator[Rows], about: Mapping[str, Any]) -> None:
-    """Write a HATS catalogue with the partitions of the one that was classified."""
+def _hats(folder: Path, name: str, source: Source, pieces: Iterator[Rows], about: Mapping[str, Any]) -> None:
+    """Fill a folder with a HATS catalogue that has the partitions of the one that was classified."""
     try:
         from hats.catalog.dataset.table_properties import TableProperties
         from hats.io.parquet_metadata import write_parquet_metadata
@@ -216,18 +242,17 @@ def _hats(path: Path, source: Source, pieces: Iterator[Rows], about: Mapping[str
         ) from error
     _, parquet = _pyarrow()
     root = source.files[0].parents[len(source.partitions[0].parts) - 1]
-    with atomic_directory(path) as temporary:
-        filled = [place for place, n in zip(source.partitions, source.lengths, strict=True) if n]
-        for place, rows in zip(filled, pieces, strict=True):
-            file = temporary / place
-            file.parent.mkdir(parents=True, exist_ok=True)
-            parquet.write_table(_arrow(rows, about), file)
-        if (root / "partition_info.csv").exists():
-            shutil.copyfile(root / "partition_info.csv", temporary / "partition_info.csv")
-        write_parquet_metadata(temporary)
-        properties = TableProperties.read_from_dir(root)
-        changed = {"catalog_name": path.name, "total_rows": len(source), "default_columns": None}
-        properties.model_copy(update=changed).to_properties_file(temporary)
+    filled = [place for place, n in zip(source.partitions, source.lengths, strict=True) if n]
+    for place, rows in zip(filled, pieces, strict=True):
+        file = folder / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(_arrow(rows, about), file)
+    if (root / "partition_info.csv").exists():
+        shutil.copyfile(root / "partition_info.csv", folder / "partition_info.csv")
+    write_parquet_metadata(folder)
+    properties = TableProperties.read_from_dir(root)
+    changed = {"catalog_name": name, "total_rows": len(source), "default_columns": None}
+    properties.model_copy(update=changed).to_properties_file(folder)
 
 
 WRITERS: dict[str, Callable[[Path, Iterator[Rows], Mapping[str, Any]], None]] = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +12,18 @@ import numpy as np
 
 from ..data.npy import read_npz
 from ..errors import DataError, OutputError
-from ..files import atomic_file, read_record, write_json
+from ..files import atomic_file, held, read_json, read_record, write_json
 from .outputs import Rows
+
+_WRITTEN = "written.json"
 
 _MAX_BYTES = 16 << 30
 """Largest file of a finished piece; one of a million rows has a hundredth of it."""
+
+
+def _identity(path: Path) -> dict[str, int]:
+    about = path.stat()
+    return {"device": about.st_dev, "inode": about.st_ino, "mtime_ns": about.st_mtime_ns}
 
 
 class Work:
@@ -47,14 +52,39 @@ class Work:
         """Return the pieces that are done."""
         return [piece for piece, length in enumerate(lengths) if self.load(piece, length) is not None]
 
+    def writes(self, temporary: Path) -> None:
+        """Note which file, or directory, is to become the output: the one thing that a rename keeps."""
+        write_json(self.folder / _WRITTEN, _identity(temporary))
+
+    def wrote(self, out: Path) -> bool:
+        """Return whether the output is the one that :meth:`writes` was told of."""
+        try:
+            return read_json(self.folder / _WRITTEN) == _identity(out)
+        except (DataError, OSError):
+            return False
+
+    def clear(self) -> None:
+        """Forget what was finished."""
+        for each in self.folder.iterdir():
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+
     def remove(self) -> None:
         """Remove the folder, once the output is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def work_folder(out: Path) -> Path:
+    """Return where the finished pieces of an output are, while it is made."""
+    return out.with_name(f".{out.name}.classify")
+
+
 @contextmanager
-def open_work(out: Path, settings: Mapping[str, Any], start: Mapping[str, Any]) -> Iterator[Work]:
+def open_work(
+    out: Path, settings: Mapping[str, Any], start: Mapping[str, Any], *, overwrite: bool = False
+) -> Iterator[Work]:
     """Make the folder ``.NAME.classify`` beside an output, or go on with that of an interrupted command.
+
+    If the block fails before a piece is finished the folder is removed.
 
     Parameters
     ----------
@@ -64,42 +94,52 @@ def open_work(out: Path, settings: Mapping[str, Any], start: Mapping[str, Any]) 
         What results depend on; JSON-able.
     start : mapping
         What is fixed when work begins, such as the date.
+    overwrite : bool
+        Whether an output that is there may be replaced.
 
     Raises
     ------
+    OutputInUse
+        If another process works on the same output.
     OutputError
-        If another process works on the same output, or the folder cannot be made.
+        If the output is there and not to be replaced, or the folder cannot be made.
     DataError
         If the folder is of another input or of other settings.
     """
-    folder = out.with_name(f".{out.name}.classify")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror}", where=out, mend="Choose another --out."
-        ) from error
-    try:
+    folder = work_folder(out)
+    with held(folder, output=out):
+        work = Work(folder, {})
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(
-                "another process is working on it", where=out, mend="Wait for it, or choose another --out."
-            ) from error
-        file = folder / "work.json"
-        if file.exists():
-            before = read_record(file, "settings", "start", mend="Remove its folder to begin anew.")
-            changed = sorted(key for key in settings if before["settings"].get(key) != settings[key])
-            if changed:
-                raise DataError(
-                    f"was begun with another {', '.join(changed)}",
-                    where=folder,
-                    mend="Give the same input, model and options, or remove this folder to begin anew.",
-                )
-            start = before["start"]
-        else:
-            write_json(file, {"settings": dict(settings), "start": dict(start)})
-        yield Work(folder, start)
-    finally:
-        os.close(lock)
+            work.record = _record_of(work, out, settings, start, overwrite)
+            yield work
+        except BaseException:
+            if not any(folder.glob("*.npz")):
+                work.remove()
+            raise
+
+
+def _record_of(
+    work: Work, out: Path, settings: Mapping[str, Any], start: Mapping[str, Any], overwrite: bool
+) -> Mapping[str, Any]:
+    """Return what was fixed when work began: now, or in a command before."""
+    file = work.folder / "work.json"
+    changed: list[str] = []
+    if file.exists():
+        before = read_record(file, "settings", "start", mend="Remove its folder to begin anew.")
+        changed = sorted(key for key in settings if before["settings"].get(key) != settings[key])
+        if work.wrote(out):
+            if not changed:
+                return before["start"]  # that command was killed when all was done
+            work.clear()
+    if out.exists() and not overwrite:
+        raise OutputError("already exists", where=out, mend="Choose another place, or pass --overwrite.")
+    if file.exists():
+        if changed:
+            raise DataError(
+                f"was begun with another {', '.join(changed)}",
+                where=work.folder,
+                mend="Give the same input, model and options, or remove this folder to begin anew.",
+            )
+        return before["start"]
+    write_json(file, {"settings": dict(settings), "start": dict(start)})
+    return start

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 from pathlib import Path
 
 from .. import cli
-from ..errors import OutputError
+from ..errors import OutputError, OutputInUse
 from ..progress import Progress
 from ..reference import profile_fit
 from . import (
@@ -28,6 +29,8 @@ from . import (
 )
 from .store import StoreWriter, is_store
 from .survey import SDSS, SurveyProfile
+
+_WAIT = 0.5  # seconds
 
 
 def write_simulated(
@@ -103,15 +106,20 @@ def made_once(num_compact: int, num_faint: int) -> Path:
         If it cannot be written.
     """
     path = cached_store(num_compact, num_faint)
-    if not is_store(path):
-        print(
-            f"making a simulated survey of {num_compact + num_faint:,} objects, once, in {path}",
-            file=sys.stderr,
-        )
+    told = False
+    while not is_store(path):
+        if not told:
+            print(
+                f"making a simulated survey of {num_compact + num_faint:,} objects, once, in {path}",
+                file=sys.stderr,
+            )
+            told = True
         with cli.on_interrupt("the simulated survey was not finished and is not kept"):
             try:
                 write_simulated(path, num_compact, num_faint, seed=0)
+            except OutputInUse:  # another process makes it: what it makes is as good
+                time.sleep(_WAIT)
             except OutputError:
-                if not is_store(path):  # another process may have made it meanwhile
+                if not is_store(path):
                     raise
     return path

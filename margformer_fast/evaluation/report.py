@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutputError
+from ..files import replace_directory, replace_file
 from . import conformal_page, seen
 from .conformal_figures import conformal_figures
 from .figures import report_figures
@@ -367,19 +367,7 @@ def write_report(
 
 def _move_into_place(staging: Path, directory: Path) -> None:
     """Put the finished files of `staging` in place of those of an older report, the page last."""
-    for file in staging.rglob("*"):
-        if file.is_file():
-            with open(file, "rb+") as handle:
-                os.fsync(handle.fileno())
     for name in ("figures", "predictions"):
-        place, old = directory / name, staging / f"old-{name}"
-        try:
-            if place.exists():
-                place.replace(old)
-            (staging / name).replace(place)
-        except BaseException:
-            if old.exists() and not place.exists():
-                old.replace(place)
-            raise
+        replace_directory(staging / name, directory / name)
     for name in ("metrics.json", "report.html"):
-        (staging / name).replace(directory / name)
+        replace_file(staging / name, directory / name)

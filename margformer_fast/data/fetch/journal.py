@@ -18,7 +18,6 @@ was cut short is none. So a field is cut again, or not, but never half, and neve
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -31,7 +30,7 @@ from typing import IO, Any
 import numpy as np
 
 from ...errors import ConfigError, DataError, FetchError, OutputError
-from ...files import atomic_file, read_json, sha256_file, write_json
+from ...files import atomic_file, held, read_json, sha256_file, write_json
 from ..npy import read_npz
 from .archive import FieldId
 from .targets import Targets
@@ -78,33 +77,18 @@ class Journal:
     ------
     ConfigError
         If the folder is of another request.
+    OutputInUse
+        If another process holds it.
     OutputError
-        If another process holds it, or it cannot be written.
+        If it cannot be written.
     """
 
     def __init__(self, folder: Path, request: Mapping[str, Any]) -> None:
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder, os.O_RDONLY)
-        except OSError as error:
-            raise OutputError(
-                f"cannot be made: {error.strerror}", where=folder, mend="Choose another --out."
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise OutputError(
-                "another process is at work there", where=folder, mend="Wait for it, or choose another --out."
-            ) from None
-        except OSError:
-            pass  # some network file systems have no locks
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(held(folder))
             self._claim(request)
-        except BaseException:
-            os.close(self._lock)
-            raise
+            self._held = stack.pop_all()
         self._writing = threading.Lock()
         self._file: IO[bytes] | None = None
         self.entries = self._read()
@@ -113,7 +97,8 @@ class Journal:
         path = self.folder / _REQUEST
         wanted = json.loads(json.dumps(dict(request)))
         if not path.exists():
-            if any(self.folder.iterdir()):
+            # But for what a command left that was killed while it wrote the request.
+            if any(item.name != f".{_REQUEST}.part" for item in self.folder.iterdir()):
                 raise ConfigError(
                     "holds something else", where=self.folder, mend="Empty it, or choose another --out."
                 )
@@ -137,8 +122,7 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
-        with contextlib.suppress(OSError):
-            os.close(self._lock)
+        self._held.close()
 
     def __enter__(self) -> Journal:
         return self
