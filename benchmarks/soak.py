@@ -11,8 +11,7 @@ what belongs together counts once. Flat is: the upper end of the 95 % interval o
 hour, and in no round after the warm-up were more files open, or more threads alive, than at its end.
 
 glibc gives worker threads heaps of their own, which grow in steps for a long while as threads come and go;
-with
-``MALLOC_ARENA_MAX=1`` in the environment there is one heap, and what grows then is the process itself.
+with ``MALLOC_ARENA_MAX=1`` in the environment there is one heap, and what grows then is the process itself.
 """
 
 from __future__ import annotations
