@@ -9,6 +9,9 @@ The criterion, set before anything was looked at. The first quarter is warm-up: 
 finds its size. Over the rest a line is fitted to the memory, through means of 20 stretches of time, so that
 what belongs together counts once. Flat is: the upper end of the 95 % interval of the slope is below 4 MiB an
 hour, and in no round after the warm-up were more files open, or more threads alive, than at its end.
+
+glibc gives worker threads heaps of their own, which grow in steps for a long while as threads come and go;
+with ``MALLOC_ARENA_MAX=1`` in the environment there is one heap, and what grows then is the process itself.
 """
 
 from __future__ import annotations
