@@ -282,6 +282,6 @@ def test_classifying_flags_the_object(tmp_path, rng):
     assert found.label[5] == -1
     others = np.arange(8) != 5
     assert np.isfinite(found.probability[others]).all()
-    # What is wrong with one object changes nothing of the others.
+    # What is wrong with one object changes nothing of the others but, in a library's sums, a last digit.
     sound = classifier.predict(survey.stamps.decode(), survey.features)
-    assert np.array_equal(sound.probability[0], found.probability[0])
+    np.testing.assert_allclose(sound.probability[0], found.probability[0], atol=1e-6)
