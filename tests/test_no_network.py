@@ -47,7 +47,8 @@ for name in names:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            assert error.name in ("triton", "onnx", "onnxscript", "fitsio", "pandas", "pyarrow", "hyrax"), error
+            extras = ("triton", "onnx", "onnxscript", "fitsio", "pandas", "pyarrow", "hyrax")
+            assert error.name in extras, error
             skipped.append(name)
 print(len(names) - len(skipped))
 """,
