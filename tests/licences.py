@@ -24,13 +24,14 @@ def needed(name: str, *, optional: bool = False) -> Iterator[str]:
 def licence(name: str) -> str:
     """Return what a distribution says of its licence, in few words."""
     about = importlib.metadata.metadata(name)
-    if about["License-Expression"]:
-        return about["License-Expression"]
+    # Not by index, which raises where the backport of importlib.metadata has been imported.
+    if expression := about.get("License-Expression"):
+        return str(expression)
     classifiers = [
         c.rpartition(" :: ")[2] for c in about.get_all("Classifier") or [] if c.startswith("License ::")
     ]
     said = [c for c in classifiers if c != "OSI Approved"] or [
-        (about["License"] or "").strip().partition("\n")[0]
+        (about.get("License") or "").strip().partition("\n")[0]
     ]
     return ", ".join(said)[:60] or "not said"
 
