@@ -122,11 +122,11 @@ def crash_after(epoch: int, stage: Stage) -> Stage:
     return replace(stage, loss=loss)
 
 
-def tiny_stage(max_epochs: int = 6, patience: int = 6) -> Stage:
+def tiny_stage(max_epochs: int = 6, patience: int = 6, device: str = "cpu") -> Stage:
     """Regression with dropout: small, but with every kind of randomness that training has."""
     torch.manual_seed(0)
-    x, y = torch.randn(50, 4), torch.randn(50, 1)
-    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 1))
+    x, y = torch.randn(50, 4).to(device), torch.randn(50, 1).to(device)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 1)).to(device)
     return Stage(
         "stage",
         7,

@@ -53,10 +53,13 @@ def spoilt(stage: Stage, bad, factor: float = torch.nan) -> Stage:
 # ---- steps ----
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("factor", [torch.nan, torch.inf, -torch.inf])
-def test_a_bad_step_is_as_if_its_batch_were_not_there(tmp_path, monkeypatch, caplog, factor):
+def test_a_bad_step_is_as_if_its_batch_were_not_there(tmp_path, monkeypatch, caplog, factor, device):
     """Bit for bit: weights, moments of the optimizer, and what dropout draws after it."""
-    bad = spoilt(constant_rate(tiny_stage(3)), lambda epoch, step: (epoch, step) == (2, 3), factor)
+    bad = spoilt(
+        constant_rate(tiny_stage(3, device=device)), lambda epoch, step: (epoch, step) == (2, 3), factor
+    )
     (tmp_path / "bad").mkdir()
     with caplog.at_level(logging.WARNING):
         history = run_stage(bad, seed=0, directory=tmp_path / "bad", label="test")
@@ -70,7 +73,7 @@ def test_a_bad_step_is_as_if_its_batch_were_not_there(tmp_path, monkeypatch, cap
         return parts[:2] + parts[3:] if seed == loop.derive_seed(0, 7, 2) else parts
 
     monkeypatch.setattr(loop, "batches", without)
-    good = constant_rate(tiny_stage(3))
+    good = constant_rate(tiny_stage(3, device=device))
     (tmp_path / "good").mkdir()
     expected = run_stage(good, seed=0, directory=tmp_path / "good", label="test")
     assert torch.equal(weights(bad.model), weights(good.model))
