@@ -25,13 +25,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent
-PACKAGE = CHECKOUT / "margformer_fast"
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from toy import toy_survey  # noqa: E402
 
+import margformer_fast  # noqa: E402
 from margformer_fast import errors  # noqa: E402
 from margformer_fast.catalogue.inputs import open_source  # noqa: E402
 from margformer_fast.catalogue.outputs import format_of  # noqa: E402
@@ -72,6 +72,8 @@ from margformer_fast.ops.decode import decode  # noqa: E402
 from margformer_fast.ops.nt_xent import nt_xent  # noqa: E402
 from margformer_fast.ops.stamps import Stamps  # noqa: E402
 from margformer_fast.protocol import make_protocol  # noqa: E402
+
+PACKAGE = Path(margformer_fast.__file__).parent  # the one that runs: the checkout's or the installed one
 
 KINDS = {name for name in vars(errors) if isinstance(getattr(errors, name), type)} & {
     "MargformerError",
