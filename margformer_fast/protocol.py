@@ -155,5 +155,5 @@ def differences(name: str, *, model: str, preset: str) -> list[str]:
             "standardised photometry is limited to +-10",
         ]
     if preset != "paper":
-        found.append(f"depth, dropout, epochs and learning rates are those of preset {preset}")
+        found.append(f"size, dropout, epochs and learning rates are those of preset {preset}")
     return [f"Published protocol, but: {'; '.join(found)}."]

@@ -26,7 +26,7 @@ from margformer_fast.errors import ConfigError, DataError
 from margformer_fast.evaluation import seen
 from margformer_fast.evaluation.metrics import predict as predicted_class
 from margformer_fast.evaluation.report import format_table, write_report
-from margformer_fast.experiments import make_sets
+from margformer_fast.experiments import PRESETS, make_sets
 from margformer_fast.learning import classify
 from margformer_fast.learning.classify import train_classifier
 from margformer_fast.learning.loop import Stage, batches, run_stage
@@ -35,7 +35,15 @@ from margformer_fast.learning.samples import Samples
 from margformer_fast.nn.inputs import InputScaling, ScaledEncoder
 from margformer_fast.nn.margnet import MargNet
 from margformer_fast.ops.patchify import patchify
-from margformer_fast.protocol import CLEAN, ERRORS, PUBLISHED, Protocol, deviations, make_protocol
+from margformer_fast.protocol import (
+    CLEAN,
+    ERRORS,
+    PUBLISHED,
+    Protocol,
+    deviations,
+    differences,
+    make_protocol,
+)
 from margformer_fast.runner import RunSettings, adopt, open_directory
 
 CPU = torch.device("cpu")
@@ -268,6 +276,17 @@ def test_settings_follow_the_protocol(rng: np.random.Generator) -> None:
     assert runner._fit(settings(without=("ragged_batches",)), "supervised", 10**6).batches == "even"
     assert runner._fit(lvit, "pretrain", 10**6).batches == "even"
     assert runner._fit(lvit, "pretrain", 10**6).temperature == 0.5
+
+
+def test_quick_runs_narrow_the_published_lvit_and_say_so(rng: np.random.Generator) -> None:
+    survey = toy_survey(5, rng)
+    assert PRESETS["paper"].model("lvit", survey) == LVIT
+    quick = PRESETS["quick"].model("lvit", survey)
+    assert quick == replace(LVIT, depth=4, dim=64, hidden=256)
+    assert PRESETS["quick"].model("margformer-64", survey).dim == ModelConfig().dim
+    (told,) = differences("published", model="lvit", preset="quick")
+    assert "size" in told
+    assert "size" not in differences("published", model="lvit", preset="paper")[0]
 
 
 def test_the_published_probe_learns_from_nine_tenths_of_the_validation_set(rng: np.random.Generator) -> None:
