@@ -371,7 +371,7 @@ def test_who_runs() -> None:
         ({"num_heads": 3}, "heads that divide"),
         ({"layers": []}, "there is a layer"),
         ({"layers": [(None, None)]}, "a half is missing"),
-        ({"out": np.empty((2, 4, 8), np.float32)}, "out has the wrong size"),
+        ({"out": np.zeros((2, 4, 8), np.float32)}, "out has the wrong size"),
         ({"target": "abacus"}, "of no such kind"),
         ({"first_token": True, "seed": 1}, "no dropout"),
     ],
