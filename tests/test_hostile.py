@@ -506,7 +506,7 @@ ONLY_IN = {
         "data/fetch/fields.py",  # a member of a piece with its SHA-256 in the journal
         "learning/distributed.py",  # from a process of the same run
     },
-    "load": {"learning/checkpoint.py", "learning/distributed.py"},  # of safetensors
+    "safetensors.torch.load": {"learning/checkpoint.py", "learning/distributed.py"},
 }
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
 from torch import nn
 
 from .. import __version__
@@ -42,7 +42,9 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, 
     text = json.dumps(about, allow_nan=False)
     with atomic_file(path) as temporary:
         try:
-            save_file(ready, temporary, metadata={"about": text, _DIGEST: _digest(ready, text)})
+            safetensors.torch.save_file(
+                ready, temporary, metadata={"about": text, _DIGEST: _digest(ready, text)}
+            )
         except SafetensorError as error:  # wraps the operating system's error into words of its own
             raise OutputError(
                 f"cannot be written: {str(error).removeprefix('Error while serializing: ')}",
@@ -66,7 +68,7 @@ def load_tensors(
     try:
         raw = path.read_bytes()
         # Not safe_open: with safetensors 0.8 it leaves two Python numbers behind for every tensor it gives.
-        tensors = load(raw)
+        tensors = safetensors.torch.load(raw)
         metadata = _metadata(raw)
         about = parse_json(metadata["about"])
         if not isinstance(about, dict) or not {"about"} <= set(metadata) <= {"about", _DIGEST}:

@@ -26,9 +26,9 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 import torch.distributed as dist
-from safetensors.torch import load, save
 from torch import nn
 
 from ..errors import ConfigError, MargformerError
@@ -227,7 +227,7 @@ class World:
         if self.is_main:
             text = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
             ready = {f"tensor/{name}": each.detach().cpu().contiguous() for name, each in tensors.items()}
-            data = save({**ready, "about": text})
+            data = safetensors.torch.save({**ready, "about": text})
         length = torch.tensor(len(data))
         with _lost_ranks_named():
             dist.broadcast(length, 0)
@@ -235,7 +235,7 @@ class World:
             dist.broadcast(sent, 0)
         if self.is_main:
             return tensors, about
-        received = load(sent.numpy().tobytes())
+        received = safetensors.torch.load(sent.numpy().tobytes())
         about = json.loads(received.pop("about").numpy().tobytes())
         return {name.removeprefix("tensor/"): each for name, each in received.items()}, about
 
