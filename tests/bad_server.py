@@ -64,9 +64,7 @@ class BadServer:
     drip_seconds: float = 0.2
     log: list[Served] = field(default_factory=list)
     asked: Counter[str] = field(default_factory=Counter)
-    most_at_once: int = 0
     url: str = ""
-    _now: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closing: threading.Event = field(default_factory=threading.Event)
 
@@ -116,15 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
             bad.asked[path] += 1
             served = Served(path, self.headers.get("Range", ""), bad.misdeed(path, n))
             bad.log.append(served)
-            bad._now += 1
-            bad.most_at_once = max(bad.most_at_once, bad._now)
         try:
             self._answer(path, query, served)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        finally:
-            with bad._lock:
-                bad._now -= 1
 
     def _answer(self, path: str, query: str, served: Served) -> None:
         misdeed = served.misdeed

@@ -81,7 +81,6 @@ def test_byte_for_byte_what_ingest_makes(tmp_path, archive, capfd):
         same_store(tmp_path / "b", tmp_path / "a")
         assert {one.range for one in bad.log} == {""}
         assert len(bad.log) == 4 * 6  # no psField: nothing is made of it
-        assert bad.most_at_once <= 4
         # The same again asks for nothing.
         bad.log.clear()
         assert run(main, [*arguments, *QUICK]) == 0
