@@ -114,6 +114,28 @@ def test_what_cannot_be_compared_is_said(rng: np.random.Generator, tmp_path: Pat
     table.write_text("u,g,r,i,z,class\n1,2,3,4,5,COMET\n")
     with pytest.raises(DataError, match="COMET"):
         read_real(table)
+    table.write_bytes(b"u,g,r,i,z,class\n1,2,3,4,\xff,STAR\n")
+    with pytest.raises(DataError, match=r"m\.csv: cannot be read as a table"):
+        read_real(table)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("", "m.csv: has no rows"),
+        ("1,2,3", "cannot be read as a table|class '' is not known"),
+        ("1,2,3,4,,STAR", "m.csv, column z, row 0: is no magnitude; expected a finite number"),
+        ("1,2,3,4,5,STAR\n1,nan,3,4,5,STAR", "m.csv, column g, row 1: is no magnitude"),
+        ("1,2,x,4,5,STAR", "m.csv, column r: holds something else than numbers"),
+        ("1,2,3,4,5,", "class '(nan)?' is not known"),
+    ],
+)
+def test_a_table_with_a_bad_row(tmp_path: Path, row: str, said: str) -> None:
+    table = tmp_path / "m.csv"
+    table.write_text(f"u,g,r,i,z,class\n{row}\n")
+    with pytest.raises(DataError, match=said) as caught:
+        read_magnitudes(table)
+    assert str(caught.value).isprintable()
 
 
 def test_a_table_of_magnitudes_is_read(tmp_path: Path) -> None:

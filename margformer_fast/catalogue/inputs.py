@@ -23,6 +23,8 @@ Columns = Mapping[str, Any]
 
 _IDENTITY = ("objid", "ra", "dec")
 
+_MAX_PROPERTIES = 1 << 20  # characters of a HATS collection's properties: they have a hundredth of it
+
 
 @dataclass(frozen=True)
 class Source:
@@ -124,7 +126,9 @@ def _primary(path: Path) -> Path:
     file = path / "collection.properties"
     if not file.is_file():
         return path
-    for line in file.read_text(encoding="utf-8").splitlines():
+    with open(file, encoding="utf-8", errors="replace") as properties:
+        lines = properties.read(_MAX_PROPERTIES).splitlines()
+    for line in lines:
         name, _, value = line.partition("=")
         if name.strip() == "hats_primary_table_url":
             primary = path / value.strip()

@@ -6,16 +6,20 @@ magnitude, class by class, so that what is compared is not how many faint object
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..data.survey import CLASSES, SDSS, Survey
+from ..data.tables import read_table
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    from astropy.table import Column
 
 BIN_MAG = 0.1
 FEWEST = 50
@@ -146,31 +150,42 @@ def of_survey(survey: Survey, name: str) -> Sample:
 
 
 def read_magnitudes(path: Path) -> Sample:
-    """Read a CSV file with columns u, g, r, i, z (observed magnitudes) and class; others are ignored.
+    """Read a table with columns u, g, r, i, z (magnitudes) and class.
 
     Raises
     ------
     DataError
-        If a column is missing, a class is not known, or a number cannot be read.
+        If it cannot be read, a column is missing, a class is not known, or a magnitude is no finite number.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in (*SDSS.bands, "class") if name not in (reader.fieldnames or ())]
-        if missing:
-            raise DataError(f"column {', '.join(missing)} is missing", where=path, expected="u g r i z class")
-        rows = list(reader)
-    unknown = sorted({row["class"] for row in rows} - set(CLASSES))
+    table = read_table(path)
+    missing = [name for name in (*SDSS.bands, "class") if name not in table.colnames]
+    if missing:
+        raise DataError(f"column {', '.join(missing)} is missing", where=path, expected="u g r i z class")
+    if not len(table):
+        raise DataError("has no rows", where=path)
+    name = np.ma.filled(np.ma.asarray(table["class"]).astype(str), "")
+    unknown = sorted(set(name.tolist()) - set(CLASSES))
     if unknown:
         raise DataError(f"class {unknown[0]!r} is not known", where=path, expected=" | ".join(CLASSES))
-    label = np.array([CLASSES.index(row["class"]) for row in rows], np.int64)
-    try:
-        magnitude = np.array([[float(row[band]) for band in SDSS.bands] for row in rows]).reshape(-1, 5)
-    except ValueError as error:
-        raise DataError(str(error), where=path, expected="numbers in u g r i z") from None
+    magnitude = np.stack([_numbers(table[band], path) for band in SDSS.bands], axis=1)
     columns = {
         f"{a}_{b}": magnitude[:, k] - magnitude[:, k + 1] for k, (a, b) in enumerate(pairwise(SDSS.bands))
     }
+    label = np.array([CLASSES.index(each) for each in name], np.int64)
     return Sample(path.name, columns, label, magnitude[:, SDSS.bands.index("r")])
+
+
+def _numbers(column: Column, path: Path) -> np.ndarray:
+    where = f"{path}, column {column.name}"
+    try:
+        values = np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
+    except (TypeError, ValueError):
+        raise DataError("holds something else than numbers", where=where) from None
+    bad = np.flatnonzero(~np.isfinite(values))
+    if values.ndim != 1 or len(bad):
+        row = f", row {bad[0]}" if len(bad) else ""
+        raise DataError("is no magnitude", where=where + row, expected="a finite number in each row")
+    return values
 
 
 def read_real(path: Path) -> Sample:
