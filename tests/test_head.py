@@ -69,6 +69,19 @@ def test_a_class_of_one_object(rng: np.random.Generator) -> None:
     assert probability[few.label.numpy() == 1, 1][0] > probability[few.label.numpy() == 0, 1].max()
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_an_object_that_is_far_off_costs_a_lot_and_not_all(rng: np.random.Generator, classes: int) -> None:
+    """Its probability is zero to every digit; a logarithm of that is a warning, and decides by itself."""
+    y = np.arange(60 * classes) % classes
+    x = np.eye(classes)[y] + rng.normal(0, 0.1, (len(y), classes))
+    x[0] = 1e4 * np.eye(classes)[1]  # far on the wrong side
+    weight = np.ones(len(y))
+    found = _regression(x, y, weight)
+    assert np.isfinite(found.coef_).all()
+    weight[0] = 0.0
+    assert _regression(x, y, weight).score(x[1:], y[1:]) > 0.95
+
+
 def test_the_head_of_lvit(rng: np.random.Generator) -> None:
     config = LVIT.from_dict({**LVIT.to_dict(), "depth": 1, "standardise_stamps": False, "scale_inputs": True})
     model, samples = made(rng, (0, 2), config=config)

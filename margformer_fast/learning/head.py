@@ -72,7 +72,11 @@ def _regression(x_ND: np.ndarray, y_N: np.ndarray, weight_N: np.ndarray) -> Logi
             return regression.fit(x_ND[rows], y_N[rows], sample_weight=weight_N[rows])
 
     def loss(strength: float, learned: np.ndarray, left_out: np.ndarray) -> float:
-        log_p = fitted(strength, learned).predict_log_proba(x_ND[left_out])
+        score = torch.from_numpy(fitted(strength, learned).decision_function(x_ND[left_out]))
+        if score.ndim == 1:  # two classes: the score of the second against the first
+            score = torch.stack([torch.zeros_like(score), score], dim=1)
+        # Of the scores themselves: the logarithm of a probability is that of zero where an object is far off.
+        log_p = torch.log_softmax(score, dim=1).numpy()
         return float(-(weight_N[left_out] * log_p[np.arange(len(left_out)), y_N[left_out]]).sum())
 
     folds = min(_FOLDS, int(np.bincount(y_N).min()))
