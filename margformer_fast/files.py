@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -342,7 +343,7 @@ def read_record(path: str | Path, *parts: str, mend: str) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what JSON says, strictly: no NaN or infinity, no half characters, nothing nested without end.
+    """Return what JSON says, strictly: numbers that a float holds, whole characters, an end of nesting.
 
     Raises
     ------
@@ -351,7 +352,7 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
         # The one way for JSON to hold half of a character, which cannot be written anywhere.
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
@@ -370,4 +371,13 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"it holds {text[:40]}, which is too large")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if (
+        abs(value) > sys.float_info.max
+    ):  # Python has such, and raises where one is taken for a number like others
+        raise ValueError(f"it holds {text[:40]}..., which is too large")
     return value

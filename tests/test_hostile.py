@@ -304,6 +304,16 @@ def test_manifest_numbers(tmp_path, value):
     assert "is of the wrong kind" in refused(lambda: read_manifest(path.parent), path)
 
 
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_whole_numbers_that_no_float_holds(tmp_path, sign):
+    """A fuzzer's finding: in a calibration and in a model's settings they ended in Python's error."""
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"n": int(sign + "9" * 308)}))
+    assert read_json(path) == {"n": int(sign + "9" * 308)}
+    path.write_text(path.read_text().replace("9}", "99}"))
+    assert "does not hold JSON (it holds " in refused(lambda: read_json(path), path)
+
+
 # ---- what would be followed ----
 
 
@@ -337,6 +347,13 @@ def test_ecsv_nested_without_end(tmp_path):
     path = tmp_path / "t.ecsv"
     path.write_text("# %ECSV 1.0\n# ---\n# datatype:\n# - {name: " + "[" * 3000 + "\nra\n1\n")
     assert "is too long or too deeply nested" in refused(lambda: read_table(path), f"{path}, line 4")
+
+
+def test_ecsv_with_a_type_that_multiplies(tmp_path):
+    """A fuzzer's finding: a type of a million numbers to NumPy, and a small file took all memory."""
+    path = tmp_path / "t.ecsv"
+    path.write_text("# %ECSV 1.0\n# ---\n# datatype:\n# - {name: n, datatype: 1000000int64}\nn\n1\n")
+    assert "unexpected datatype '1000000int64' of column 'n'" in refused(lambda: read_table(path), path)
 
 
 def test_text_tables_have_a_limit(tmp_path, monkeypatch):

@@ -48,6 +48,7 @@ def read_table(path: str | Path) -> Table:
     DataError
         If the file is missing, of another kind, too large, damaged, or refers to another file or address.
     """
+    from astropy.io.ascii.ecsv import InvalidEcsvDatatypeWarning
     from astropy.table import Table
     from astropy.utils.exceptions import AstropyWarning
 
@@ -61,6 +62,8 @@ def read_table(path: str | Path) -> Table:
             # Of oddities that harm nothing: what does was looked for, or ends in an error.
             for oddity in (AstropyWarning, RuntimeWarning):
                 warnings.simplefilter("ignore", oddity)
+            # Not this one: "99999999int64" is a type to NumPy, and each value then 800 MB.
+            warnings.simplefilter("error", InvalidEcsvDatatypeWarning)
             if not isinstance(source, Path) or FORMATS[end] != "fits":
                 return Table.read(source, format=FORMATS[end], **settings)
             # Opened here, as astropy forgets to close a file that it cannot read.
