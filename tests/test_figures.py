@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from dataclasses import replace
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -69,6 +71,30 @@ def test_every_figure_is_drawn_and_says_what_it_shows(rng, task, simulated):
         assert any(header.title in line for line in text)
         assert ("simulated data" in text) == simulated
         assert named.caption.endswith(".")
+
+
+@pytest.mark.parametrize(("task", "experiment"), [("sg", 1), ("sgq", 2)])
+def test_words_lie_in_the_figure_and_not_on_each_other(rng, task, experiment):
+    for named in report_figures(*toy_results(rng, task=task, experiment=experiment)):
+        FigureCanvasAgg(named.figure).draw()
+        passed_over = set()  # ticks beyond the axis are not drawn, and of hidden axes nothing is
+        for axes in named.figure.axes:
+            passed_over |= set() if axes.get_visible() else set(axes.findobj(Text))
+            for axis in (axes.xaxis, axes.yaxis):
+                passed_over |= {*axis.get_ticklabels(), *axis.get_minorticklabels()}
+        placed = [
+            (text.get_text(), text.get_window_extent())
+            for text in named.figure.findobj(Text)
+            if text.get_visible() and text.get_text().strip() and text not in passed_over
+        ]
+        width, height = named.figure.canvas.get_width_height()
+        for said, box in placed:
+            inside = box.x0 > -1 and box.y0 > -1 and box.x1 < width + 1 and box.y1 < height + 1
+            assert inside, f"{named.stem}: {said!r} leaves the figure"
+        for (one, box), (other, place) in itertools.combinations(placed, 2):
+            across = min(box.x1, place.x1) - max(box.x0, place.x0)
+            along = min(box.y1, place.y1) - max(box.y0, place.y0)
+            assert min(across, along) < 2, f"{named.stem}: {one!r} lies on {other!r}"
 
 
 def test_matplotlib_is_left_as_it_was(rng):

@@ -36,7 +36,7 @@ def accuracy_against_compactness(header: RunHeader, test: TestSet, outcomes: Seq
         test.compactness,
         edges,
         "compactness",
-        "deVRad / psfFWHM, mean over bands (small: like a point)",
+        "deVRad / psfFWHM, mean over bands",
     )
 
 

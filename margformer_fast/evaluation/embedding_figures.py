@@ -235,7 +235,7 @@ def cosine_histograms(header: RunHeader, test: TestSet, outcomes: Sequence[Outco
     figure = run_figure(
         header,
         "How alike embeddings are",
-        f"Cosines of {PAIRS:,} random pairs each, mean embedding removed.",
+        f"Cosines of {PAIRS:,} random pairs each, mean removed.",
         max(8.2, 4.6 * columns),
         1.5 + 3.0 * rows,
     )

@@ -73,7 +73,8 @@ def _right_and_wrong(header: RunHeader, test: TestSet, outcomes: Sequence[Outcom
             "accuracy_compactness",
             "Accuracy against compactness",
             "Fraction classified correctly in bins of the fitted de Vaucouleurs radius over the width of the "
-            f"PSF, mean over runs; bins with fewer than {FEWEST_A_BIN} objects are left out.",
+            "PSF (small: like a point), mean over runs; "
+            f"bins with fewer than {FEWEST_A_BIN} objects are left out.",
             accuracy_against_compactness(header, test, outcomes),
         )
     first, shown = outcomes[0], test.shown_rows

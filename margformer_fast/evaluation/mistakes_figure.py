@@ -39,7 +39,7 @@ def mistakes_gallery(header: RunHeader, test: TestSet, outcome: Outcome, count: 
         f"Most confident mistakes: {method_name(outcome.method)}",
         f"Seed {outcome.seed}; {', '.join(red_green_blue(test.bands))} as red, green, blue; "
         f"{seconds:.1f} arcsec a side.",
-        max(6.8, 1.75 * columns),
+        max(8.0, 1.75 * columns),  # the heading takes as much
         0.8 + 2.3 * rows,
     )
     grid = figure.subplots(rows, columns, squeeze=False)
