@@ -102,6 +102,8 @@ def check_ranks(size: int, folder: Path, seed: int, device: str) -> None:
         assert torch.equal(found["weights"], ranks[0]["decisions"]["weights"])
         by_first = ["labels.safetensors", "odd.safetensors", "once.safetensors", "probe.safetensors"]
         assert found["written"] == ([] if number else by_first)
+        # Such a thread may want Python when that has ended, which aborts the process.
+        assert not [name for name in rank["threads"] if "gloo" in name]
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -272,7 +274,8 @@ def test_a_killed_run_goes_on_with_other_numbers_of_processes(
     assert dead.returncode != 0
     assert "SIGKILL" in dead.stderr, "torchrun says what ended the run"
     # torchrun may end the other process before it can say that it lost touch.
-    assert dead.stderr.count("error: ") == dead.stderr.count("error: lost touch with the other processes") < 2
+    lost = dead.stderr.count("error: lost touch with the other processes")
+    assert dead.stderr.count("error: ") == lost < 2, dead.stderr
     assert len(curves(tmp_path / "4")["pretrain"]) == 2
     shutil.copytree(tmp_path / "4", tmp_path / "1")
     four_epochs(monkeypatch)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -347,6 +348,10 @@ def joined(device: torch.device) -> Iterator[World]:
         device = _own_gpu(device, local_rank)
         torch.cuda.set_device(device)
     with _lost_ranks_named():
+        # Optimizers import it. Imported while there is a group it holds on to that, whose threads then live
+        # until Python ends, and may abort a process that has done its work.
+        import_module("torch._dynamo")
+
         # Not at the top: a torch without torch.distributed has no such module, and still trains alone.
         from torch.distributed.rendezvous import rendezvous
 
