@@ -276,7 +276,8 @@ def test_a_killed_run_goes_on_with_other_numbers_of_processes(
     # torchrun may end the other process before it can say that it lost touch.
     lost = dead.stderr.count("error: lost touch with the other processes")
     assert dead.stderr.count("error: ") == lost < 2, dead.stderr
-    assert len(curves(tmp_path / "4")["pretrain"]) == 2
+    # Nor need the first have written down the second epoch, which both ended.
+    assert len(curves(tmp_path / "4")["pretrain"]) in (1, 2)
     shutil.copytree(tmp_path / "4", tmp_path / "1")
     four_epochs(monkeypatch)
     assert cli.run(train.main, arguments(*data, "--parts", 4, "--out", tmp_path / "alone")) == 0
