@@ -181,6 +181,21 @@ def test_what_is_not_finite_is_seen(rng: np.random.Generator, target: None, valu
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_number_leaves_nothing_behind(rng: np.random.Generator, target: None, name: str) -> None:
+    """Objects later in the batch are done in the same memory, padded where a size fills no vector."""
+    half = Half(name, (40, 5, 6, 2, 3, 10), rng)
+    half.tensors[0][1] = math.nan
+    got, want = (
+        differentiate(op, half.tensors, half.grad, torch.float32)[:2] for op in (half.op, half.plain)
+    )
+    others = torch.arange(40) != 1
+    for ours, theirs in zip(got, want, strict=True):
+        assert theirs[others].isfinite().all()
+        assert ours[1].isnan().all()
+        torch.testing.assert_close(ours[others], theirs[others], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_strides_do_not_matter(rng: np.random.Generator, name: str) -> None:
     """Cut from wider tensors, transposed, and expanded over the batch; the gradient expanded too."""
     half = Half(name, (4, 9, 12, 3, 5, 20), rng)
@@ -304,6 +319,16 @@ def test_network_at_once_and_layer_by_layer(rng: np.random.Generator, target: No
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         coarse = encoder.encoder(x.float(), single, num_heads=4, backend="cpp").double()
     assert 1e-4 < relative_errors([coarse], [want])[0] < 3e-2
+
+
+def test_network_of_an_object_that_is_no_number(rng: np.random.Generator, target: None) -> None:
+    x, layers = network(rng)
+    with torch.no_grad():
+        want = encoder.encoder(x, layers, num_heads=4, backend="cpp")
+        x[1] = math.nan
+        got = encoder.encoder(x, layers, num_heads=4, backend="cpp")
+    others = torch.arange(len(x)) != 1
+    assert torch.equal(got[others], want[others])
 
 
 def test_network_under_dropout_draws_for_each_layer(rng: np.random.Generator) -> None:

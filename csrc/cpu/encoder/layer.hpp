@@ -46,10 +46,12 @@ struct Worker {
         if (weights.feed_forward) feed_forward.emplace(arena, problem, *weights.feed_forward, chunk_rows, backward);
     }
 
-    // Rows of `dim` numbers to rows of D, and back.
+    // Rows of `dim` numbers to rows of D, and back. The padding is zeroed each time: where an object before was no
+    // number, neither is what it left there.
     static void spread(const T* from, T* to, std::int64_t rows, std::int64_t dim, std::int64_t D) {
         for (std::int64_t r = 0; r < rows; ++r) {
             std::memcpy(to + r * D, from + r * dim, static_cast<std::size_t>(dim) * sizeof(T));
+            std::fill(to + r * D + dim, to + (r + 1) * D, T(0));
         }
     }
     static void gather(const T* from, T* to, std::int64_t rows, std::int64_t dim, std::int64_t D) {
