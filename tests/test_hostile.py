@@ -350,7 +350,7 @@ def test_ecsv_nested_without_end(tmp_path):
 
 
 def test_ecsv_with_a_type_that_multiplies(tmp_path):
-    """A fuzzer's finding: a type of a million numbers to NumPy, and a small file took all memory."""
+    """A fuzzer's finding: NumPy takes it for a million numbers a value, and a small file took all memory."""
     path = tmp_path / "t.ecsv"
     path.write_text("# %ECSV 1.0\n# ---\n# datatype:\n# - {name: n, datatype: 1000000int64}\nn\n1\n")
     assert "unexpected datatype '1000000int64'" in refused(lambda: read_table(path), path)
