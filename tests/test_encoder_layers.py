@@ -461,3 +461,22 @@ def test_on_a_gpu_under_dropout(rng: np.random.Generator, name: str, size: tuple
     got = [each.detach().double().cpu() for each in (value, *(leaf.grad for leaf in leaves))]
     want = differentiate(partial(half.masked, seed), half.tensors, half.grad)
     assert max(relative_errors(got, want)) < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_on_a_gpu_what_is_no_number_stays_in_its_object(rng: np.random.Generator, dtype: torch.dtype) -> None:
+    """Objects share a tile, some of them a matrix product."""
+    x, *halves = random_layer(rng, 20, 65, 64, 64, 256)
+    weights = [each.to("cuda", dtype) for half in halves for each in half]
+    found = []
+    for value in (0.5, math.nan):
+        x[1] = value
+        leaf = x.to("cuda", dtype).requires_grad_()
+        out = whole(encoder_layer.encoder_layer)(leaf, *weights, num_heads=8, backend="triton")
+        (grad,) = torch.autograd.grad(out.sum(), leaf)
+        found.append((out.detach(), grad))
+    others = torch.arange(20) != 1
+    for sound, spoilt in zip(*found, strict=True):
+        assert spoilt[1].isnan().all()
+        torch.testing.assert_close(spoilt[others], sound[others])

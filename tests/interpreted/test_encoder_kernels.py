@@ -69,6 +69,22 @@ def test_network(rng: np.random.Generator) -> None:
     assert leaf.grad is not None
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_what_is_no_number_stays_in_its_object(rng: np.random.Generator) -> None:
+    """On a GPU tiles hold several: tests/test_encoder_layers.py."""
+    x, attention, hidden = random_layer(rng, *SIZE)
+    x[1] = torch.nan
+    tensors, grad = [x, *attention, *hidden], torch.from_numpy(rng.normal(size=x.shape))
+    fused, exact = (
+        lambda x, *weights, op=op: op(x, *halves(weights), num_heads=NUM_HEADS, dropout=0.0)
+        for op in (partial(encoder_layer, backend="triton"), plain_layer)
+    )
+    got = differentiate(fused, tensors, grad, torch.float32)[:2]
+    for ours, theirs in zip(got, differentiate(exact, tensors, grad)[:2], strict=True):
+        assert ours[1].isnan().all()
+        torch.testing.assert_close(ours[::2], theirs[::2], rtol=1e-4, atol=1e-4)
+
+
 def test_strides_do_not_matter(rng: np.random.Generator) -> None:
     """Tokens cut from wider ones, weights turned, and a gradient that is expanded."""
     x, attention, hidden = random_layer(rng, *SIZE)
